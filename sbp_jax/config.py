@@ -1,0 +1,223 @@
+"""Every field of an experiment: its type, its default, its meaning, and what combinations are refused.
+
+The dataclasses are the truth. A config file edits the `ConfigDict` that `new_config()` makes of them, flags
+override it (`--config.train.tokens=...`), and `resolve()` turns the result back into frozen, validated
+dataclasses, which is what the rest of the code sees.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from ml_collections import ConfigDict
+
+from sbp_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A Llama 3 decoder with per-head QK-norm. The first group is the architecture, stored with a checkpoint."""
+
+    num_layers: int = 4
+    d_model: int = 128
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 32
+    d_ff: int = 384
+    vocab_size: int = 1024
+    rope_theta: float = 500_000.0
+    norm_eps: float = 1e-5
+    qk_norm: bool = True  # RMSNorm of each query and key head before RoPE
+    tie_embeddings: bool = True
+    attention_bias: bool = False  # Qwen2.5: biases on the query, key and value projections
+    rope_scaling: float = 1.0  # Llama 3.1: factor by which low frequencies are slowed; 1 is off
+    rope_scaling_low: float = 1.0  # wavelengths above original_context / low are slowed in full
+    rope_scaling_high: float = 4.0  # wavelengths below original_context / high are left alone
+    rope_original_context: int = 8192
+    parametrization: str = "standard"  # or mup_simple: rates and logits scale with width / mup_base_width
+    mup_base_width: int = 128
+
+    # How it is computed: free to change between runs of one checkpoint.
+    dtype: str = "auto"  # of activations and matmuls: bfloat16, float32; auto is float32 on CPU
+    attention: str = "auto"  # xla | splash (TPU) | cudnn, triton (GPU); auto picks the backend's best
+    remat: str = "none"  # what the backward pass keeps: see transformer.REMAT_POLICIES
+    scan_layers: bool = True  # one compiled layer, looped; unrolled is a little faster on small models
+    loss_chunks: int = 1  # pieces of the sequence whose logits exist at one time
+
+    def architecture(self) -> dict[str, Any]:
+        """The fields that decide which function the parameters compute."""
+        compute = {"dtype", "attention", "remat", "scan_layers", "loss_chunks"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in compute}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1 (one axis at most) takes what the others leave."""
+
+    replica: int = 1  # copies of the model; across slices or nodes with a slow network between them
+    fsdp: int = -1  # batch and parameters are both split
+    tensor: int = 1  # heads, MLP width and vocabulary are split
+    context: int = 1  # the sequence is split
+    platform: str = ""  # cpu | gpu | tpu: refuse to start on any other; empty takes what is there
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One part of a mixture of training data."""
+
+    input: str = ""  # as data.input
+    weight: float = 1.0  # share of the training tokens, relative to the other sources
+    max_passes: float = 0.0  # refuse to repeat it more often than this; 0 is as often as its share needs
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    input: str = "toyworld"  # toyworld, docstrings, file, folder, glob, hf:NAME, seqio:NAME, or a TokenStore
+    mixture: Mapping[str, Source] = dataclasses.field(default_factory=dict)  # several sources in place of input
+    text_field: str = "text"  # of JSONL and Parquet rows
+    on_error: str = "stop"  # or skip: malformed rows are counted and left out
+    held_out: float = 0.02  # share of the documents kept for evaluation when eval.input is empty
+    tokenizer: str = ""  # a .model file, a Hugging Face folder, seqio:FILE; empty trains one of model.vocab_size
+    tokenizer_kind: str = "bpe"  # or unigram: what to train
+    sequence_length: int = 128
+    document_mask: bool = True  # packed documents do not see each other
+    workers: int = 2  # processes that tokenize, threads that read
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyWorldConfig:
+    """The embedded corpus (data/toyworld.py)."""
+
+    concepts: int = 300
+    documents: int = 3000
+    held_out_documents: int = 200
+    seed: int = 0  # of the world itself, so that runs of several seeds share one
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    name: str = "adamw"  # or muon: orthogonalised momentum for matrices, AdamW for the rest
+    peak_lr: float = 3e-3
+    final_lr: float = 3e-4
+    schedule: str = "cosine"  # or wsd: warm-up, stable, linear decay; or constant
+    warmup: str = "5%"  # of the run; or "2000 steps", "1e9 tokens"
+    decay: str = "20%"  # the last part of a wsd schedule, in the same units
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # decoupled; matrices only, not embeddings, norms or biases
+    clip_norm: float = 1.0  # of the whole gradient; 0 is off
+    muon_lr: float = 0.02  # peak for the matrices under muon; follows the same schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    tokens: int = 400 * 4096  # the budget: a whole number of steps of batch_size x sequence_length
+    batch_size: int = 32  # sequences a step, over all devices
+    accumulate: int = 1  # the batch is computed in this many parts; the loss does not depend on it
+    z_loss: float = 1e-4  # weight of log(Z)^2, which keeps logits from drifting
+    log_every: int = 10
+    max_skipped: int = 20  # stop after this many non-finite gradients in a row
+    spike_factor: float = 2.0  # a loss this many times its running mean is logged as a spike
+    profile_steps: str = ""  # "100-110": capture these into the workdir's profile folder
+    tensorboard: bool = True
+    wandb: str = ""  # project to log to, if any
+    samples: int = 3  # texts sampled and printed at the end
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = 100
+    keep: int = 2  # newest ones
+    keep_every_steps: int = 0  # and every M-th step for good; 0 is none
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    every_steps: int = 100  # and at the end; 0 is at the end only
+    input: str = ""  # as data.input; empty holds out a part of data.input
+    max_sequences: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One file describes a whole experiment; each stage reads its own section."""
+
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    mesh: MeshConfig = MeshConfig()
+    data: DataConfig = DataConfig()
+    toyworld: ToyWorldConfig = ToyWorldConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.train.batch_size * self.data.sequence_length
+
+    @property
+    def num_steps(self) -> int:
+        return self.train.tokens // self.tokens_per_step
+
+
+def new_config() -> ConfigDict:
+    """The defaults, ready to be edited by a config file."""
+    config = ConfigDict(dataclasses.asdict(Experiment()))
+    config.data.mixture.unlock()
+    return config
+
+
+def resolve(config: ConfigDict) -> Experiment:
+    """The experiment that a config describes; `UserError` names what is wrong with it."""
+    experiment = _build(Experiment, config.to_dict(), "config")
+    validate(experiment)
+    return experiment
+
+
+def from_json(text: str) -> Experiment:
+    return _build(Experiment, json.loads(text), "config")
+
+
+def to_json(experiment: Experiment) -> str:
+    return json.dumps(dataclasses.asdict(experiment), indent=2) + "\n"
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """One line for each field whose value changed."""
+
+    def flatten(value: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        return {k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}").items()}
+
+    a, b = (flatten(dataclasses.asdict(e), "config") for e in (old, new))
+    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
+
+
+def arm_and_words(argument: str, *known: str) -> list[str]:
+    """The words after the colon of `--config=FILE:words`, checked against those that the file knows."""
+    words = [word for word in argument.split(",") if word]
+    for word in words:
+        if word not in known:
+            raise UserError(f"config argument {word!r} is not known; this file takes: {', '.join(known)}")
+    return words
+
+
+def duration(text: str, experiment: Experiment) -> int:
+    """Steps meant by "5%", "2000 steps" or "1e9 tokens"."""
+    number, unit = text.rstrip("%stepokn "), text.strip().lstrip("+-0123456789.eE_ ")
+    try:
+        value = float(number)
+    except ValueError:
+        unit = "?"
+    if unit == "%" and 0 <= value <= 100:
+        return round(experiment.num_steps * value / 100)
+    if unit in ("step", "steps") and value >= 0:
+        return round(value)
+    if unit in ("token", "tokens") and value >= 0:
+        return round(value / experiment.tokens_per_step)
+    raise UserError(f"duration {text!r} is none of the forms '5%', '2000 steps', '1e9 tokens'")
