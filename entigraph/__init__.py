@@ -1,0 +1,1 @@
+"""EntiGraph: continued pretraining on text synthesized from the entities of a small corpus."""

@@ -1,0 +1,1 @@
+"""Research environments in which ideas are proposed, run and scored automatically."""

@@ -1,0 +1,26 @@
+"""The environment of every test and of every process it starts; set before jax is imported.
+
+Eight fake CPU devices let tests build meshes in-process; what is not sharded runs on the first.
+"""
+
+import atexit
+import os
+import tempfile
+
+from hypothesis import settings
+
+_compilation_cache = tempfile.TemporaryDirectory(prefix="sbp_jax-compiled-")
+atexit.register(_compilation_cache.cleanup)
+
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    JAX_COMPILATION_CACHE_DIR=_compilation_cache.name,
+    TF_CPP_MIN_LOG_LEVEL="2",  # XLA's and TensorFlow's warnings
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+)
+
+# Machines differ in speed, so an example has no deadline; CI sees the same examples each time.
+settings.register_profile("sbp_jax", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("sbp_jax")
