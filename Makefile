@@ -6,6 +6,8 @@ SHELL := bash
 .PHONY: help demo test lint bench clean
 
 PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
+# The pinned lists hold JAX for the CPU, and libtpu (to compile for TPUs), which complains without a TPU.
+export JAX_PLATFORMS ?= cpu
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-deps
