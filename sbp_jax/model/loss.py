@@ -1,0 +1,85 @@
+"""Next-token cross-entropy in float32, without ever holding the logits of a whole sequence.
+
+At 4,096 x 49,152 the logits of one sequence take 0.8 GB, and the backward pass wants them again:
+they are computed in pieces of the sequence, forward and backward.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(
+    hidden: jax.Array,  # [B, T, D] in the compute dtype
+    head: jax.Array,  # [D, V]; tied embeddings are passed transposed
+    targets: jax.Array,  # [B, T] ints
+    weights: jax.Array,  # [B, T]; 0 leaves a token out
+    *,
+    z_loss: float,
+    chunks: int,
+    logit_scale: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted sums over tokens, not divided: of the cross-entropy, and of z_loss * log(Z)^2.
+
+    Pass the head in float32: it is cast to the compute dtype in each chunk, so that its gradient is
+    summed over the chunks in float32.
+    """
+    if chunks == 1:
+        return _sums(hidden, head, targets, weights, z_loss, logit_scale)
+    batch, length = targets.shape
+    if length % chunks:
+        raise ValueError(
+            f"model.loss_chunks={chunks} does not divide data.sequence_length={length}"
+        )
+
+    def strided(x: jax.Array) -> jax.Array:
+        # Position t goes to chunk t % chunks: where devices split the time, each chunk stays split.
+        return jnp.moveaxis(x.reshape(batch, length // chunks, chunks, *x.shape[2:]), 2, 0)
+
+    def add(totals, chunk):
+        chunk_hidden, chunk_targets, chunk_weights = chunk
+        sums = jax.checkpoint(_sums)(
+            chunk_hidden, head, chunk_targets, chunk_weights, z_loss, logit_scale
+        )
+        return jax.tree.map(jnp.add, totals, sums), None
+
+    zero = jnp.zeros((), jnp.float32)
+    totals, _ = jax.lax.scan(add, (zero, zero), tuple(map(strided, (hidden, targets, weights))))
+    return totals
+
+
+def _sums(hidden, head, targets, weights, z_loss, logit_scale):
+    logits = _project(hidden, head) * logit_scale
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    # Not a gather: the vocabulary may be split over devices, and a gather's gradient is a scatter.
+    is_label = jnp.arange(head.shape[1]) == targets[..., None]
+    label_logits = jnp.where(is_label, logits, 0).sum(-1)
+    weights = weights.astype(jnp.float32)
+    return (weights * (log_z - label_logits)).sum(), z_loss * (weights * log_z**2).sum()
+
+
+@jax.custom_vjp
+def _project(hidden: jax.Array, head: jax.Array) -> jax.Array:
+    """float32 logits of half-precision factors, whose gradients are half-precision matmuls as well.
+
+    Left to itself, the float32 gradient of the logits would make both backward matmuls float32.
+    """
+    return _matmul("btd,dv->btv", hidden, head.astype(hidden.dtype))
+
+
+def _project_forward(hidden, head):
+    return _project(hidden, head), (hidden, head)
+
+
+def _project_backward(residuals, gradient):
+    hidden, head = residuals
+    gradient = gradient.astype(hidden.dtype)
+    to_hidden = _matmul("btv,dv->btd", gradient, head.astype(hidden.dtype))
+    to_head = _matmul("btd,btv->dv", hidden, gradient)
+    return to_hidden.astype(hidden.dtype), to_head.astype(head.dtype)
+
+
+_project.defvjp(_project_forward, _project_backward)
+
+
+def _matmul(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
