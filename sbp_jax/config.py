@@ -90,9 +90,13 @@ class DataConfig:
 class ToyWorldConfig:
     """The embedded corpus (data/toyworld.py)."""
 
-    concepts: int = 300
-    documents: int = 3000
+    concepts: int = 300  # half of them people; the others places, organisations and things
+    documents: int = 3000  # about 80 tokens each with a vocabulary of 1,024
     held_out_documents: int = 200
+    fresh_documents: int = 40_000  # of a stream that no other split sees: the oracle's data
+    zipf: float = 0.7  # P(concept) ~ rank^-zipf: the rarest of 300 has about 3 of 3,000 documents
+    noise: float = 0.03  # probability that a stated fact is wrong
+    ambiguous: float = 0.3  # share of documents that keep the full name of their concept back
     seed: int = 0  # of the world itself, so that runs of several seeds share one
 
 
