@@ -52,13 +52,21 @@ def test_every_dependency_is_pinned_within_its_range(name, groups):
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["sbp_jax", "entigraph", "research_env", "sbp_jax.config"])
+@pytest.mark.parametrize("module", ["entigraph", "research_env", "sbp_jax", "sbp_jax.train"])
 def test_importing_pulls_in_no_heavy_package(module):
     program = f"import {module}, sys; print(*{HEAVY!r}.intersection(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == []
+
+
+def test_the_trainer_explains_itself():
+    result = subprocess.run(
+        [sys.executable, "-m", "sbp_jax.train", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "--config" in result.stdout and "--workdir" in result.stdout
 
 
 def test_tracked_files_hold_no_path_of_one_machine():
