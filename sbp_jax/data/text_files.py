@@ -1,0 +1,243 @@
+"""The user's own files as documents: JSON lines, Parquet and text, packed or not, read as streams.
+
+A malformed row costs itself and no other: it is reported with file, line and reason, and what can
+be read goes on. What is wrong with the disk or the network is never counted as a bad row.
+"""
+
+import glob
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from sbp_jax.data.corpus import ROW_GROUP, Corpus, Document, OnBadRow, fingerprint
+from sbp_jax.errors import UserError
+from sbp_jax.files import MANIFEST
+
+COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+JSON_LINES = tuple(kind + packed for kind in (".jsonl", ".json") for packed in ("", *COMPRESSION))
+READABLE = (".parquet", *JSON_LINES, ".txt", ".md")
+
+LONG_TEXT = 64 * 1024  # bytes; a longer text file is a book, and cut
+LEAST_CUT = 4_000  # bytes; about a thousand tokens
+
+
+def open_files(spec: str, text_field: str) -> Corpus:
+    """The readable files that a path means: itself, all below a folder, all that match a glob."""
+    path = epath.Path(spec)
+    if path.is_dir():
+        root, found = path, [parent / name for parent, _, names in path.walk() for name in names]
+    elif path.exists():
+        root, found = path.parent, [path]
+    elif any(c in spec for c in "*?["):
+        fixed = next(i for i, part in enumerate(path.parts) if any(c in part for c in "*?["))
+        root = epath.Path(*path.parts[:fixed])
+        if "://" in spec:  # where epath refuses **
+            found = list(root.glob("/".join(path.parts[fixed:])))
+        else:
+            found = [epath.Path(name) for name in glob.glob(spec, recursive=True)]
+    else:
+        raise UserError(
+            f"{spec}: no such file or folder; "
+            "data.input also takes a glob, toyworld, docstrings, hf:NAME, seqio:TASK"
+        )
+    names = sorted(
+        name
+        for name in (p.relative_to(root).as_posix() for p in found if not p.is_dir())
+        if name.endswith(READABLE) and not any(part.startswith(".") for part in name.split("/"))
+    )
+    if path.is_dir() and any(name.endswith(".parquet") for name in names):
+        raise UserError(
+            f"{spec}: holds Parquet files but no {MANIFEST}: run the command that writes it again, "
+            "for it did not finish; or if they come from elsewhere, name them with a glob: "
+            f"'{spec}/*.parquet'"
+        )
+    if not names:
+        raise UserError(f"{spec}: nothing to read there: files must end in {', '.join(READABLE)}")
+    with ThreadPoolExecutor(32) as pool:  # object storage answers slowly, but many at a time
+        sizes = list(pool.map(lambda name: file_size(root / name), names))
+    shards = [FileShard(name, str(root / name), text_field) for name in names]
+    return Corpus(spec, shards, fingerprint("files", text_field, names, sizes))
+
+
+def file_size(path: epath.Path) -> int:
+    """Not by `path.stat()`, which fails where the owner of a file has no name on this machine."""
+    try:
+        with path.open("rb") as stream:
+            return stream.seek(0, io.SEEK_END) or stream.tell()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class FileShard:
+    """One file: Parquet, JSON lines (plain, gzip or zstd), or text.
+
+    A text file is one document. One of more than 64 KiB is cut at blank lines into documents of at
+    least 4,000 bytes (the last one may be shorter), or at any line end where 64 KiB pass without a
+    blank line.
+    """
+
+    name: str
+    path: str
+    text_field: str = "text"
+    rows: int = -1  # that a manifest promises
+
+    def read(self, on_bad_row: OnBadRow) -> Iterator[Document]:
+        path = epath.Path(self.path)
+        read = self._read_text
+        if self.name.endswith(".parquet"):
+            read = self._read_parquet
+        elif self.name.endswith(JSON_LINES):
+            read = self._read_json_lines
+        try:
+            if file_size(path) == 0:
+                on_bad_row(UserError(f"{path}: file is empty"))
+                return
+            yield from read(path, on_bad_row)
+        except OSError as error:
+            if (
+                error.errno
+            ):  # the disk or the network, not what the file holds: no reason to skip it
+                raise UserError(f"{path}: cannot read: {error.strerror}") from error
+            on_bad_row(UserError(f"{path}: damaged, the rest of it cannot be read: {error}"))
+        except pa.ArrowException as error:
+            on_bad_row(UserError(f"{path}: damaged, cannot be read as Parquet: {error}"))
+
+    def _read_json_lines(self, path: epath.Path, on_bad_row: OnBadRow) -> Iterator[Document]:
+        for number, line in enumerate(_lines(path), 1):
+            if line.isspace():
+                continue
+            try:
+                row = json.loads(line.rstrip().decode())
+                document = document_of(row, self.text_field, f"{self.name}:{number}")
+            except (ValueError, RecursionError) as error:
+                on_bad_row(UserError(f"{path}:{number}: {_reason(error)}"))
+            else:
+                yield document
+
+    def _read_parquet(self, path: epath.Path, on_bad_row: OnBadRow) -> Iterator[Document]:
+        with path.open("rb") as stream:
+            table = pq.ParquetFile(stream)
+            if self.rows not in (-1, table.metadata.num_rows):
+                raise UserError(
+                    f"{path}: {table.metadata.num_rows} rows, its manifest says {self.rows}: "
+                    "make the corpus again"
+                )
+            names = table.schema_arrow.names
+            if self.text_field not in names:
+                on_bad_row(UserError(f"{path}: {_no_field(self.text_field, names)}"))
+                return
+            wanted = {self.text_field, "id", "url", "source", "meta", "metadata"}
+            columns = [name for name in names if name in wanted]
+            number = 0
+            for batch in table.iter_batches(ROW_GROUP, columns=columns):
+                for values in zip(*map(_undecoded, batch.columns), strict=True):
+                    number += 1
+                    try:
+                        row = {
+                            name: value.decode() if isinstance(value, bytes) else value
+                            for name, value in zip(batch.schema.names, values, strict=True)
+                        }
+                        document = document_of(row, self.text_field, f"{self.name}:{number}")
+                    except ValueError as error:
+                        on_bad_row(UserError(f"{path}:{number}: {_reason(error)}"))
+                    else:
+                        yield document
+
+    def _read_text(self, path: epath.Path, on_bad_row: OnBadRow) -> Iterator[Document]:
+        cut = file_size(path) > LONG_TEXT
+        for first, piece in _text_pieces(path) if cut else [(1, path.read_bytes())]:
+            try:
+                text = piece.decode().strip("\r\n")
+                name = f"{self.name}:{first}" if cut else self.name
+                document = document_of({"text": text}, "text", name)
+            except UnicodeDecodeError as error:
+                line = first + piece.count(b"\n", 0, error.start)
+                on_bad_row(UserError(f"{path}:{line}: {_reason(error)}"))
+            except UserError as error:
+                on_bad_row(UserError(f"{path}:{first}: {error}"))
+            else:
+                yield document
+
+
+def document_of(row: Any, text_field: str, default_id: str) -> Document:
+    """The document that a row of any data set means; `UserError` gives the reason alone.
+
+    The id is the WARC record id in DCLM's metadata, or the field id or url, or else the default.
+    Fields with no place of their own go to meta.
+    """
+    if not isinstance(row, Mapping):
+        raise UserError(f"a JSON object is expected on each line, not {type(row).__name__}")
+    if text_field not in row:
+        raise UserError(_no_field(text_field, row))
+    text = row[text_field]
+    if not isinstance(text, str):
+        raise UserError(f"field {text_field!r} is {type(text).__name__}, not text")
+    if not text.strip():
+        raise UserError(f"field {text_field!r} is empty")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+            raise UserError(
+                f"not valid Unicode: {error.reason} at character {error.start}"
+            ) from error
+    metadata = row.get("metadata")
+    record = metadata.get("WARC-Record-ID") if isinstance(metadata, Mapping) else None
+    id = next(
+        (str(i) for i in (record, row.get("id"), row.get("url")) if i not in (None, "")), default_id
+    )
+    source, meta = row.get("source"), row.get("meta")
+    if not isinstance(meta, str):
+        rest = {k: v for k, v in row.items() if k not in (text_field, "id", "source")}
+        meta = json.dumps(rest, default=str)
+    return Document(id, text, source if isinstance(source, str) else "", meta)
+
+
+def _no_field(text_field: str, names: Iterable[str]) -> str:
+    there = ", ".join(sorted(names))
+    return f"no field {text_field!r} among {there}; --config.data.text_field= names another"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not valid UTF-8: {error.reason} at byte {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error.msg} at column {error.colno}"
+    return str(error)
+
+
+def _lines(path: epath.Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        if codec := COMPRESSION.get(path.suffix):
+            stream = pa.CompressedInputStream(pa.PythonFile(stream), codec)
+        yield from io.BufferedReader(stream, 1 << 16) if codec else stream
+
+
+def _text_pieces(path: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """The pieces of a long text, each with the number of its first line."""
+    first, size, lines = 1, 0, []
+    for number, line in enumerate(_lines(path), 1):
+        lines.append(line)
+        size += len(line)
+        if size > LONG_TEXT or (size > LEAST_CUT and line.isspace()):
+            yield first, b"".join(lines)
+            first, size, lines = number + 1, 0, []
+    if rest := b"".join(lines).strip():
+        yield first, rest
+
+
+def _undecoded(column: pa.Array) -> list[Any]:
+    """The values, strings as bytes, so that one invalid string spoils its own row and no other."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return column.to_pylist()
