@@ -1,1 +1,3 @@
-"""Continually self-improving language models on JAX: the trainer and Synthetic Bootstrapped Pretraining."""
+"""Continually self-improving language models on JAX: the trainer and Synthetic Bootstrapped
+Pretraining.
+"""

@@ -1,8 +1,9 @@
-"""Every field of an experiment: its type, its default, its meaning, and what combinations are refused.
+"""Every field of an experiment: its type, its default, its meaning, and what combinations are
+refused.
 
-The dataclasses are the truth. A config file edits the `ConfigDict` that `new_config()` makes of them, flags
-override it (`--config.train.tokens=...`), and `resolve()` turns the result back into frozen, validated
-dataclasses, which is what the rest of the code sees.
+The dataclasses are the truth. A config file edits the `ConfigDict` that `new_config()` makes of
+them, flags override it (`--config.train.tokens=...`), and `resolve()` turns the result back into
+frozen, validated dataclasses, which is what the rest of the code sees.
 """
 
 import dataclasses
@@ -18,7 +19,9 @@ from sbp_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A Llama 3 decoder with per-head QK-norm. The first group is the architecture, stored with a checkpoint."""
+    """A Llama 3 decoder with per-head QK-norm. The first group is the architecture, stored with a
+    checkpoint.
+    """
 
     num_layers: int = 4
     d_model: int = 128
@@ -36,14 +39,20 @@ class ModelConfig:
     rope_scaling_low: float = 1.0  # wavelengths above original_context / low are slowed in full
     rope_scaling_high: float = 4.0  # wavelengths below original_context / high are left alone
     rope_original_context: int = 8192
-    parametrization: str = "standard"  # or mup_simple: rates and logits scale with width / mup_base_width
+    parametrization: str = (
+        "standard"  # or mup_simple: rates and logits scale with width / mup_base_width
+    )
     mup_base_width: int = 128
 
     # How it is computed: free to change between runs of one checkpoint.
     dtype: str = "auto"  # of activations and matmuls: bfloat16, float32; auto is float32 on CPU
-    attention: str = "auto"  # xla | splash (TPU) | cudnn, triton (GPU); auto picks the backend's best
+    attention: str = (
+        "auto"  # xla | splash (TPU) | cudnn, triton (GPU); auto picks the backend's best
+    )
     remat: str = "none"  # what the backward pass keeps: see transformer.REMAT_POLICIES
-    scan_layers: bool = True  # one compiled layer, looped; unrolled is a little faster on small models
+    scan_layers: bool = (
+        True  # one compiled layer, looped; unrolled is a little faster on small models
+    )
     loss_chunks: int = 1  # pieces of the sequence whose logits exist at one time
 
     def architecture(self) -> dict[str, Any]:
@@ -69,17 +78,25 @@ class Source:
 
     input: str = ""  # as data.input
     weight: float = 1.0  # share of the training tokens, relative to the other sources
-    max_passes: float = 0.0  # refuse to repeat it more often than this; 0 is as often as its share needs
+    max_passes: float = (
+        0.0  # refuse to repeat it more often than this; 0 is as often as its share needs
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    input: str = "toyworld"  # toyworld, docstrings, file, folder, glob, hf:NAME, seqio:NAME, or a TokenStore
-    mixture: Mapping[str, Source] = dataclasses.field(default_factory=dict)  # several sources in place of input
+    input: str = (
+        "toyworld"  # toyworld, docstrings, file, folder, glob, hf:NAME, seqio:NAME, or a TokenStore
+    )
+    mixture: Mapping[str, Source] = dataclasses.field(
+        default_factory=dict
+    )  # several sources in place of input
     text_field: str = "text"  # of JSONL and Parquet rows
     on_error: str = "stop"  # or skip: malformed rows are counted and left out
     held_out: float = 0.02  # share of the documents kept for evaluation when eval.input is empty
-    tokenizer: str = ""  # a .model file, a Hugging Face folder, seqio:FILE; empty trains one of model.vocab_size
+    tokenizer: str = (
+        ""  # a .model file, a Hugging Face folder, seqio:FILE; empty trains one of model.vocab_size
+    )
     tokenizer_kind: str = "bpe"  # or unigram: what to train
     sequence_length: int = 128
     document_mask: bool = True  # packed documents do not see each other
@@ -114,6 +131,7 @@ class OptimizerConfig:
     weight_decay: float = 0.1  # decoupled; matrices only, not embeddings, norms or biases
     clip_norm: float = 1.0  # of the whole gradient; 0 is off
     muon_lr: float = 0.02  # peak for the matrices under muon; follows the same schedule
+    muon_beta: float = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,18 +214,36 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
     def flatten(value: Any, prefix: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             return {prefix: value}
-        return {k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}").items()}
+        return {
+            k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}").items()
+        }
 
     a, b = (flatten(dataclasses.asdict(e), "config") for e in (old, new))
     return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
 
 
+def unknown_field(name: str, path: str = "config", fields: list[str] | None = None) -> str:
+    """The message for a misspelt field: names the nearest real one."""
+    if fields is None:
+        everywhere = dataclasses.asdict(Experiment())
+        fields = [
+            *everywhere,
+            *(f for section in everywhere.values() if isinstance(section, dict) for f in section),
+        ]
+    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+    return f"{path} has no field {name!r}; did you mean {near[0]!r}?"
+
+
 def arm_and_words(argument: str, *known: str) -> list[str]:
-    """The words after the colon of `--config=FILE:words`, checked against those that the file knows."""
+    """The words after the colon of `--config=FILE:words`, checked against those that the file
+    knows.
+    """
     words = [word for word in argument.split(",") if word]
     for word in words:
         if word not in known:
-            raise UserError(f"config argument {word!r} is not known; this file takes: {', '.join(known)}")
+            raise UserError(
+                f"config argument {word!r} is not known; this file takes: {', '.join(known)}"
+            )
     return words
 
 
@@ -225,3 +261,113 @@ def duration(text: str, experiment: Experiment) -> int:
     if unit in ("token", "tokens") and value >= 0:
         return round(value / experiment.tokens_per_step)
     raise UserError(f"duration {text!r} is none of the forms '5%', '2000 steps', '1e9 tokens'")
+
+
+def validate(e: Experiment) -> None:
+    """Refuses, before any work, what could only fail later."""
+    m, d, o, t = e.model, e.data, e.optimizer, e.train
+    for section, names in {
+        "model": "num_layers d_model num_heads num_kv_heads head_dim d_ff vocab_size loss_chunks",
+        "data": "sequence_length workers",
+        "train": "tokens batch_size accumulate log_every max_skipped",
+        "checkpoint": "every_steps keep",
+        "eval": "max_sequences",
+    }.items():
+        for name in names.split():
+            value = getattr(getattr(e, section), name)
+            if value < 1:
+                raise UserError(f"config.{section}.{name} is {value}; it has to be at least 1")
+    for field, value, allowed in (
+        ("model.parametrization", m.parametrization, ("standard", "mup_simple")),
+        ("model.dtype", m.dtype, ("auto", "float32", "bfloat16")),
+        ("model.attention", m.attention, ("auto", "xla", "splash", "cudnn", "triton")),
+        ("model.remat", m.remat, ("none", "full", "qkv", "attention", "minimal")),
+        ("mesh.platform", e.mesh.platform, ("", "cpu", "gpu", "tpu")),
+        ("data.on_error", d.on_error, ("stop", "skip")),
+        ("data.tokenizer_kind", d.tokenizer_kind, ("bpe", "unigram")),
+        ("optimizer.name", o.name, ("adamw", "muon")),
+        ("optimizer.schedule", o.schedule, ("cosine", "wsd", "constant")),
+    ):
+        if value not in allowed:
+            raise UserError(
+                f"config.{field} is {value!r}; it is one of: {', '.join(map(repr, allowed))}"
+            )
+    if m.num_heads % m.num_kv_heads:
+        raise UserError(
+            f"config.model.num_heads={m.num_heads} is not a multiple of "
+            f"config.model.num_kv_heads={m.num_kv_heads}"
+        )
+    if m.head_dim % 2:
+        raise UserError(
+            f"config.model.head_dim={m.head_dim} is odd; RoPE turns pairs, so it has to be even"
+        )
+    if d.sequence_length % m.loss_chunks:
+        raise UserError(
+            f"config.model.loss_chunks={m.loss_chunks} does not divide "
+            f"config.data.sequence_length={d.sequence_length}"
+        )
+    if t.batch_size % t.accumulate:
+        raise UserError(
+            f"config.train.accumulate={t.accumulate} does not divide "
+            f"config.train.batch_size={t.batch_size}"
+        )
+    if t.tokens % e.tokens_per_step:
+        down = t.tokens // e.tokens_per_step * e.tokens_per_step
+        near = " or ".join(str(n) for n in (down, down + e.tokens_per_step) if n)
+        raise UserError(
+            f"config.train.tokens={t.tokens} is no whole number of steps of {e.tokens_per_step} "
+            f"tokens (config.train.batch_size={t.batch_size} x "
+            f"config.data.sequence_length={d.sequence_length}); use {near}"
+        )
+    if not 0 <= d.held_out < 1:
+        raise UserError(
+            f"config.data.held_out={d.held_out} is a share of the documents: at least 0, below 1"
+        )
+    if o.peak_lr <= 0 or not 0 <= o.final_lr <= o.peak_lr:
+        raise UserError(
+            f"config.optimizer.final_lr={o.final_lr} has to lie between 0 and "
+            f"config.optimizer.peak_lr={o.peak_lr}, which is above 0"
+        )
+    warmup, decay = duration(o.warmup, e), duration(o.decay, e)
+    if warmup + (decay if o.schedule == "wsd" else 0) > e.num_steps:
+        raise UserError(
+            f"config.optimizer.warmup={o.warmup!r} and decay={o.decay!r} are {warmup} and {decay} "
+            f"steps: more than the {e.num_steps} of the run"
+        )
+    for name, source in d.mixture.items():
+        if not source.input or source.weight <= 0:
+            raise UserError(f"config.data.mixture.{name} needs an input and a weight above 0")
+    profile_range(t.profile_steps)
+
+
+def profile_range(text: str) -> tuple[int, int] | None:
+    """First and last step of "100-110"."""
+    if not text:
+        return None
+    try:
+        first, last = (int(part) for part in text.split("-"))
+    except ValueError as error:
+        raise UserError(f"config.train.profile_steps is {text!r}; write it as '100-110'") from error
+    return first, last
+
+
+def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
+    """A dataclass of a nested mapping, strict about names and types."""
+    hints = get_type_hints(cls)
+    unknown = [k for k in values if k not in hints]
+    if unknown:
+        raise UserError(unknown_field(unknown[0], path, list(hints)))
+    built = {}
+    for name, value in values.items():
+        kind, where = hints[name], f"{path}.{name}"
+        if dataclasses.is_dataclass(kind):
+            built[name] = _build(kind, value, where)  # type: ignore[arg-type]
+        elif name == "mixture":
+            built[name] = {k: _build(Source, v, f"{where}.{k}") for k, v in value.items()}
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            built[name] = float(value)
+        elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise UserError(f"{where} is {value!r}; it has to be {kind.__name__}")
+        else:
+            built[name] = value
+    return cls(**built)

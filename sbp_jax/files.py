@@ -3,6 +3,7 @@
 Paths are `epath.Path`, so that a folder may lie on a local disk or in object storage.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,16 +23,17 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     if "://" in str(path):  # object stores replace a whole object at once
         path.write_bytes(data)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot write: {error.strerror}") from error
 
 
@@ -53,9 +55,13 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder}: no {MANIFEST}: it was not written to the end; run the command that makes it again")
+        raise UserError(
+            f"{folder}: no {MANIFEST}: it was not written to the end; make it again"
+        ) from None
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete the folder and make it again") from error
+        raise UserError(
+            f"{path}: not valid JSON ({error}); delete the folder and make it again"
+        ) from error
 
 
 def has_manifest(folder: epath.PathLike) -> bool:

@@ -1,0 +1,98 @@
+"""What every command shares: `--config` and `--workdir`, and how errors reach a person.
+
+Only light modules are imported here, so that `--help` and a misspelt flag answer at once.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from sbp_jax import config as config_lib
+from sbp_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Experiment file, with words after a colon: configs/laptop.py:quick.",
+    lock_config=True,
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: local path or object storage.")
+
+
+def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")) -> None:
+    """Parses the flags and calls `main`; a user's mistake is one line on stderr and exit code 2."""
+
+    def with_errors(argv: list[str]) -> None:
+        # Here, because absl puts its own handler in place before it calls this.
+        logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+        logging.getLogger("sbp_jax").setLevel(logging.INFO)
+        absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every step it takes
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
+        for name in needs:
+            if flags.FLAGS[name].value is None:
+                raise UserError(f"--{name} is missing; see --help")
+        main()
+
+    try:
+        app.run(with_errors, flags_parser=_parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        # Threads of a half-started run (prefetch, checkpoints) must not hold the exit back.
+        sys.stderr.flush(), sys.stdout.flush()
+        os._exit(2)
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)
+
+
+def experiment() -> config_lib.Experiment:
+    """The validated experiment of `--config` and its overrides."""
+    return config_lib.resolve(CONFIG.value)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        if any(a.lstrip("-") in ("help", "helpfull", "helpshort") for a in argv[1:]):
+            print(_help())
+            sys.exit(0)
+        rest = flags.FLAGS(argv)
+        if CONFIG.value:
+            CONFIG.value.keys()  # a file that could not be read is reported only on use
+        return rest
+    except SystemExit:
+        raise
+    except Exception as error:  # whatever a config file raises is its author's to fix
+        raise UserError(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line, without the traceback that config_flags folds into its
+    message.
+    """
+    root = error
+    while deeper := root.__cause__ or root.__context__:
+        root = deeper
+    if isinstance(root, UserError):
+        return str(root)
+    missing = re.search(r"No such file or directory: '(.+)'", str(root))
+    if missing:
+        return f"--config: no such file: {missing[1]}"
+    if isinstance(root, KeyError) and root.args:
+        return config_lib.unknown_field(
+            str(root.args[0]).split("'")[1] if "'" in str(root.args[0]) else root.args[0]
+        )
+    return " ".join(str(error if isinstance(error, flags.Error) else repr(root)).split())
+
+
+def _help() -> str:
+    main = sys.modules["__main__"]
+    own = "".join(flags.FLAGS.module_help(module) for module in (main.__name__, __name__))
+    fields = "--config.SECTION.FIELD=VALUE overrides a field; sbp_jax/config.py explains them all."
+    return f"{(main.__doc__ or '').strip()}\n{own}\n\n{fields}"

@@ -1,0 +1,1 @@
+"""The model in transformer.py, its attention kernels, its loss."""

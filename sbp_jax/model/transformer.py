@@ -1,0 +1,296 @@
+"""Llama 3 with per-head QK-norm: the whole model, for training and for cached decoding.
+
+The layers' parameters are stacked on a leading axis and scanned, so compile time does not grow with
+depth. `bind(config, params)` makes a callable model of a plain nested dict of arrays; that dict,
+and nothing of a module library, is what optimizers, checkpoints and exports see.
+
+Shapes: B batch, T time, D model width, H query heads, K key-value heads, h head width, F MLP width,
+V vocabulary, L layers, S cache slots.
+"""
+
+import functools
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from sbp_jax.config import ModelConfig
+from sbp_jax.model.attention import attention
+from sbp_jax.parallel import constrain
+
+Params = dict[str, Any]  # nested; leaves are arrays (or shapes, or shardings) under the same names
+
+# What the backward pass finds in memory, instead of computing it again; `none` keeps everything.
+REMAT_POLICIES = {
+    "none": None,
+    "full": (),
+    "qkv": ("query", "key", "value"),
+    "attention": ("query", "key", "value", "context", "attention_out"),
+    "minimal": ("query", "key", "value", "context", "attention_out", "mlp_gate", "mlp_up"),
+}
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens so far; slot s holds the token at position s."""
+
+    k: jax.Array  # [L, B, S, K, h]
+    v: jax.Array
+
+
+class Block(nnx.Module):
+    """One layer. Built with the parameters of all, stacked; called with one layer's slice."""
+
+    def __init__(self, config: ModelConfig, seed: int):
+        c, layers = config, config.num_layers
+        param = functools.partial(_param, seed=seed)
+        into_width = (c.d_model) ** -0.5
+        # Each of the 2L residual branches adds variance: scaled so that the sum of them stays at
+        # one.
+        branch = (2 * layers) ** -0.5
+        self.config = config
+        self.attention_norm = param(
+            "attention_norm", (layers, c.d_model), ("layers", "norm"), 0, "norm"
+        )
+        q_shape, kv_shape = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
+        q_axes, kv_axes = ("heads", "head_dim"), ("kv_heads", "head_dim")
+        self.wq = param(
+            "wq", (layers, c.d_model, *q_shape), ("layers", "width", *q_axes), into_width
+        )
+        self.wk = param(
+            "wk", (layers, c.d_model, *kv_shape), ("layers", "width", *kv_axes), into_width
+        )
+        self.wv = param(
+            "wv", (layers, c.d_model, *kv_shape), ("layers", "width", *kv_axes), into_width
+        )
+        wo_std = branch * (c.num_heads * c.head_dim) ** -0.5
+        self.wo = param("wo", (layers, *q_shape, c.d_model), ("layers", *q_axes, "width"), wo_std)
+        if c.attention_bias:
+            self.bq = param("bq", (layers, *q_shape), ("layers", *q_axes), 0, "bias")
+            self.bk = param("bk", (layers, *kv_shape), ("layers", *kv_axes), 0, "bias")
+            self.bv = param("bv", (layers, *kv_shape), ("layers", *kv_axes), 0, "bias")
+        if c.qk_norm:
+            self.q_norm = param("q_norm", (layers, c.head_dim), ("layers", "head_dim"), 0, "norm")
+            self.k_norm = param("k_norm", (layers, c.head_dim), ("layers", "head_dim"), 0, "norm")
+        self.mlp_norm = param("mlp_norm", (layers, c.d_model), ("layers", "norm"), 0, "norm")
+        self.w_gate = param(
+            "w_gate", (layers, c.d_model, c.d_ff), ("layers", "width", "mlp"), into_width
+        )
+        self.w_up = param(
+            "w_up", (layers, c.d_model, c.d_ff), ("layers", "width", "mlp"), into_width
+        )
+        w_down_std = branch * c.d_ff**-0.5
+        self.w_down = param(
+            "w_down", (layers, c.d_ff, c.d_model), ("layers", "mlp", "width"), w_down_std
+        )
+
+    def __call__(self, x, rope, segments, positions, cache):
+        x = x + self.attend(
+            rms_norm(x, self.attention_norm, self.config.norm_eps), rope, segments, positions, cache
+        )
+        return x + self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps))
+
+    def attend(self, x, rope, segments, positions, cache):
+        c = self.config
+        q = jnp.einsum("btd,dnh->btnh", x, gathered(self.wq, x.dtype))
+        k = jnp.einsum("btd,dnh->btnh", x, gathered(self.wk, x.dtype))
+        v = jnp.einsum("btd,dnh->btnh", x, gathered(self.wv, x.dtype))
+        if c.attention_bias:
+            q, k, v = (
+                y + b[...].astype(x.dtype) for y, b in ((q, self.bq), (k, self.bk), (v, self.bv))
+            )
+        if c.qk_norm:
+            q, k = rms_norm(q, self.q_norm, c.norm_eps), rms_norm(k, self.k_norm, c.norm_eps)
+        q, k = rotate(q, rope), rotate(k, rope)
+        q = checkpoint_name(constrain(q, "batch", "time", "heads", None), "query")
+        # Every query needs all keys before it: under context parallelism they are gathered here.
+        k = checkpoint_name(constrain(k, "batch", None, "kv_heads", None), "key")
+        v = checkpoint_name(constrain(v, "batch", None, "kv_heads", None), "value")
+        if cache is not None:
+            rows = jnp.arange(x.shape[0])[:, None]
+            cache["k"], cache["v"] = (
+                old.at[rows, positions].set(new.astype(old.dtype))
+                for old, new in ((cache["k"], k), (cache["v"], v))
+            )
+            k, v = cache["k"].astype(x.dtype), cache["v"].astype(x.dtype)
+            y = attention(q, k, v, q_positions=positions, backend="xla")
+        else:
+            y = attention(q, k, v, q_segments=segments, kv_segments=segments, backend=c.attention)
+        y = checkpoint_name(constrain(y, "batch", "time", "heads", None), "context")
+        y = jnp.einsum("btnh,nhd->btd", y, gathered(self.wo, x.dtype))
+        return checkpoint_name(constrain(y, "batch", "time", None), "attention_out")
+
+    def mlp(self, x):
+        gate = checkpoint_name(x @ gathered(self.w_gate, x.dtype), "mlp_gate")
+        up = checkpoint_name(x @ gathered(self.w_up, x.dtype), "mlp_up")
+        hidden = constrain(jax.nn.silu(gate) * up, "batch", "time", "mlp")
+        return constrain(hidden @ gathered(self.w_down, x.dtype), "batch", "time", None)
+
+
+class Transformer(nnx.Module):
+    def __init__(self, config: ModelConfig, seed: int = 0):
+        c = config
+        # d^-0.5 makes the logits of tied embeddings start at unit scale. Under mup_simple the scale
+        # of the embedding does not depend on the width; `logit_scale` does instead.
+        mup = c.parametrization == "mup_simple"
+        embed_std = (c.mup_base_width if mup else c.d_model) ** -0.5
+        self.config = config
+        self.embed = _param(
+            "embed",
+            (c.vocab_size, c.d_model),
+            ("vocab", "width"),
+            embed_std,
+            "embedding",
+            seed=seed,
+        )
+        self.layers = Block(config, seed)
+        self.final_norm = _param("final_norm", (c.d_model,), ("norm",), 0, "norm", seed=seed)
+        if not c.tie_embeddings:
+            self.head = _param(
+                "head", (c.d_model, c.vocab_size), ("width", "vocab"), embed_std, "head", seed=seed
+            )
+
+    def __call__(self, tokens, segments=None, positions=None, cache: Cache | None = None):
+        """Final hidden states [B, T, D] (normed, ready for `logits`), and the cache if one was
+        given.
+
+        tokens [B, T]; segments [B, T]: only equal numbers see each other; positions [B, T]: with a
+        cache, the slots that the tokens fill (a token sees all slots up to its own).
+        """
+        c = self.config
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        x = gathered(self.embed, compute_dtype(c))[tokens]
+        x = constrain(x, "batch", "time", None)
+        rope = rope_angles(positions, c)
+
+        def layer(x, layer_params_and_cache):
+            layer_params, layer_cache = layer_params_and_cache
+            block = nnx.merge(graphdef, layer_params)
+            return block(x, rope, segments, positions, layer_cache), layer_cache
+
+        graphdef, stacked = nnx.split(self.layers)
+        kept = REMAT_POLICIES[c.remat]
+        if kept is not None and cache is None:
+            policy = jax.checkpoint_policies.save_only_these_names(*kept)
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not c.scan_layers)
+        xs = (stacked, None if cache is None else {"k": cache.k, "v": cache.v})
+        unroll = 1 if c.scan_layers else c.num_layers
+        x, new_cache = jax.lax.scan(layer, x, xs, unroll=unroll)
+        x = rms_norm(x, self.final_norm, c.norm_eps)
+        return x, None if cache is None else Cache(new_cache["k"], new_cache["v"])
+
+    def output_matrix(self) -> jax.Array:
+        """[D, V] in float32, left as it is laid out: gathering it for the loss doubles the
+        temporaries.
+        """
+        return self.embed[...].T if self.config.tie_embeddings else self.head[...]
+
+    @property
+    def logit_scale(self) -> float:
+        c = self.config
+        return c.mup_base_width / c.d_model if c.parametrization == "mup_simple" else 1.0
+
+    def logits(self, x) -> jax.Array:
+        """[B, T, V] in float32; training uses loss.cross_entropy, which never holds them all."""
+        head = self.output_matrix().astype(x.dtype)
+        y = jnp.einsum("btd,dv->btv", x, head, preferred_element_type=jnp.float32)
+        return constrain(y, "batch", "time", "vocab") * self.logit_scale
+
+    def init_cache(self, batch: int, slots: int, dtype=None) -> Cache:
+        c = self.config
+        shape = (c.num_layers, batch, slots, c.num_kv_heads, c.head_dim)
+        return Cache(*(jnp.zeros(shape, dtype or compute_dtype(c)) for _ in range(2)))
+
+
+def rms_norm(x, weight, eps: float):
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return y.astype(x.dtype) * weight[...].astype(x.dtype)
+
+
+def rope_angles(positions, config: ModelConfig):
+    """Cosines and sines [B, T, 1, h/2], in float32."""
+    c = config
+    frequency = c.rope_theta ** (-jnp.arange(0, c.head_dim, 2, dtype=jnp.float32) / c.head_dim)
+    if c.rope_scaling != 1.0:
+        # Llama 3.1: slow down what turns rarely within the original context, leave fast turns,
+        # blend between.
+        turns = c.rope_original_context * frequency / (2 * jnp.pi)
+        blend = (turns - c.rope_scaling_low) / (c.rope_scaling_high - c.rope_scaling_low)
+        blend = jnp.clip(blend, 0.0, 1.0)
+        frequency = frequency * (blend + (1 - blend) / c.rope_scaling)
+    angles = positions[..., None, None].astype(jnp.float32) * frequency
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x, rope):
+    """Rotary embedding in the rotate-half convention: pairs are (i, i + h/2)."""
+    cos, sin = rope
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def gathered(weight: nnx.Param, dtype) -> jax.Array:
+    """The weight as a matmul uses it: cast first, then gathered over fsdp, so that half the bytes
+    travel.
+    """
+    axes = weight.get_metadata("axes")
+    value = weight[...].astype(dtype)
+    if axes[0] == "layers" and value.ndim == len(axes) - 1:
+        axes = axes[1:]
+    return constrain(value, *(None if axis == "width" else axis for axis in axes))
+
+
+def compute_dtype(config: ModelConfig) -> jnp.dtype:
+    if config.dtype == "auto":
+        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return jnp.dtype(config.dtype)
+
+
+def _param(name, shape, axes, std: float, role="matrix", *, seed: int) -> nnx.Param:
+    """A float32 parameter; `axes` are names for parallel.AXES, `role` decides decay and rate
+    (optimizer.py).
+    """
+    if role == "norm":
+        value = jnp.ones(shape, jnp.float32)
+    elif role == "bias":
+        value = jnp.zeros(shape, jnp.float32)
+    else:
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+        value = std * jax.random.truncated_normal(key, -3, 3, shape, jnp.float32)
+    return nnx.Param(value, axes=axes, role=role)
+
+
+@functools.lru_cache(maxsize=32)
+def _skeleton(config: ModelConfig):
+    return nnx.split(nnx.eval_shape(lambda: Transformer(config)))
+
+
+def init_params(config: ModelConfig, seed: int) -> Params:
+    return nnx.to_pure_dict(nnx.state(Transformer(config, seed)))
+
+
+def bind(config: ModelConfig, params: Params) -> Transformer:
+    """The model with these parameters; cheap enough for the inside of a jitted function."""
+    graphdef, state = _skeleton(config)
+    state = jax.tree.map(lambda x: x, state)  # a copy: the skeleton is shared
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graphdef, state)
+
+
+def param_shapes(config: ModelConfig) -> Params:
+    return nnx.to_pure_dict(_skeleton(config)[1])
+
+
+def param_metadata(config: ModelConfig, name: str) -> Params:
+    """A tree like the parameters, of "axes" (tuples of axis names) or "role"."""
+    is_param = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    state = _skeleton(config)[1]
+    return nnx.to_pure_dict(jax.tree.map(lambda p: p.get_metadata(name), state, is_leaf=is_param))
+
+
+def num_params(config: ModelConfig) -> int:
+    return sum(x.size for x in jax.tree.leaves(param_shapes(config)))

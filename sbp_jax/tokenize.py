@@ -1,0 +1,92 @@
+"""Turns a corpus into a token store, training the tokenizer first if the config names none.
+
+    python -m sbp_jax.tokenize --config=configs/laptop.py --input=my_texts/ --output=stores/mine
+
+The same command resumes an interrupted run and does nothing for a finished one. The store carries
+its tokenizer, so OUTPUT is all that `config.data.input` needs to name afterwards.
+"""
+
+import logging
+
+from absl import flags
+from etils import epath
+
+from sbp_jax import cli, files
+from sbp_jax.config import Experiment
+from sbp_jax.data.corpus import Corpus, open_corpus, read_documents
+from sbp_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from sbp_jax.data.tokens import TokenStore, refuse_other_inputs
+from sbp_jax.data.write_tokens import write_tokens
+
+INPUT = flags.DEFINE_string("input", None, "What to tokenize, as data.input, which is the default.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.")
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    experiment = cli.experiment()
+    store = prepare_store(INPUT.value or experiment.data.input, OUTPUT.value, experiment)
+    log.info(
+        "%s: %s documents, %s tokens",
+        store.path,
+        f"{store.num_documents:,}",
+        f"{store.num_tokens:,}",
+    )
+
+
+def prepare_store(
+    spec: str,
+    output: epath.PathLike,
+    experiment: Experiment,
+    tokenizer: str | None = None,
+    held_out: float | None = None,
+) -> TokenStore:
+    """The store of what `spec` names, made at `output` unless it is there or `spec` is one itself.
+
+    `tokenizer` and `held_out` default to the config's; nothing is held out when there is an
+    eval.input. The store's tokenizer is in its folder `tokenizer`.
+    """
+    if files.has_manifest(spec) and files.read_manifest(spec).get("kind") == "tokens":
+        return TokenStore(spec)
+    data, output = experiment.data, epath.Path(output)
+    corpus = open_corpus(spec, experiment)
+    own = output / "tokenizer"
+    if path := tokenizer or data.tokenizer:
+        load_tokenizer(path).save(own)
+    else:
+        _train_tokenizer(corpus, own, experiment)
+    if held_out is None:
+        held_out = 0.0 if experiment.eval.input else data.held_out
+    write_tokens(
+        corpus,
+        str(own),
+        output,
+        seed=experiment.seed,
+        held_out=held_out,
+        workers=data.workers,
+        on_error=data.on_error,
+    )
+    return TokenStore(output)
+
+
+def _train_tokenizer(corpus: Corpus, folder: epath.Path, experiment: Experiment) -> None:
+    data = experiment.data
+    inputs = {
+        "corpus_fingerprint": corpus.fingerprint,
+        "vocab_size": experiment.model.vocab_size,
+        "tokenizer_kind": data.tokenizer_kind,
+        "seed": experiment.seed,
+    }
+    if files.has_manifest(folder):
+        refuse_other_inputs(folder.parent, files.read_manifest(folder), inputs)
+        return
+    log.info("tokenizer: learning %d pieces from %s", experiment.model.vocab_size, corpus.name)
+    texts = (document.text for document in read_documents(corpus, data.on_error))
+    train_tokenizer(
+        texts, experiment.model.vocab_size, folder, kind=data.tokenizer_kind, seed=experiment.seed
+    )
+    files.write_manifest(folder, {"kind": "tokenizer", **inputs})
+
+
+if __name__ == "__main__":
+    cli.run(main, needs=("config", "output"))

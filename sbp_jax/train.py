@@ -1,0 +1,294 @@
+"""Trains one model: pretraining, tuning and continued pretraining differ in data and initial
+weights alone.
+
+    python -m sbp_jax.train --config=configs/laptop.py --workdir=runs/laptop python -m sbp_jax.train
+    --config=configs/laptop.py --config.data.input=my_texts/ --workdir=runs/mine
+
+The same command resumes an interrupted run and does nothing for a finished one. On several hosts,
+start it on each of them (launch/).
+"""
+
+import json
+import logging
+import resource
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from sbp_jax import cli, config, files, parallel
+from sbp_jax.config import Experiment, Source
+from sbp_jax.data.loader import Loader, held_out_batches
+from sbp_jax.data.tokenizer import Tokenizer, load_tokenizer
+from sbp_jax.data.tokens import TokenStore
+from sbp_jax.errors import UserError
+from sbp_jax.inference.sampler import generate
+from sbp_jax.model import transformer
+from sbp_jax.tokenize import prepare_store
+from sbp_jax.training import flops
+from sbp_jax.training.checkpoint import Checkpoints, restore_params
+from sbp_jax.training.loop import Clock, fit
+from sbp_jax.training.metrics import Metrics
+from sbp_jax.training.preflight import check_fit, describe
+from sbp_jax.training.step import (
+    TrainState,
+    eval_step,
+    init_state,
+    lower_train_step,
+    state_shapes,
+    state_shardings,
+)
+
+INIT_FROM = flags.DEFINE_string(
+    "init_from", None, "Workdir or checkpoint whose weights this run begins with."
+)
+ALLOW_CHANGE = flags.DEFINE_bool(
+    "allow_config_change",
+    False,
+    "Resume even though the config differs from the one that the run began with.",
+)
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    experiment = cli.experiment()
+    parallel.start_processes()
+    train(experiment, cli.WORKDIR.value, init_from=INIT_FROM.value, allow_change=ALLOW_CHANGE.value)
+
+
+def train(
+    experiment: Experiment,
+    workdir: epath.PathLike,
+    *,
+    init_from: str | None = None,
+    allow_change: bool = False,
+) -> dict[str, Any]:
+    """One run from start, or from where it was interrupted, to its summary."""
+    workdir = epath.Path(workdir).absolute()
+    clock = Clock()
+    primary = jax.process_index() == 0
+
+    # The workdir, which may hold a part of this run, or all of it.
+    claim_workdir(workdir, experiment, allow_change)
+    if (workdir / "summary.json").exists():
+        log.info("%s: this run is finished; nothing to do", workdir)
+        return json.loads((workdir / "summary.json").read_text())
+
+    # Devices, and whether the model fits them.
+    mesh = parallel.make_mesh(experiment.mesh)
+    check_fit(experiment, mesh)
+    shardings = state_shardings(experiment, mesh)
+
+    # Data: tokens, and the order in which the steps see them.
+    if not primary:
+        multihost_utils.sync_global_devices("data prepared")
+    tokenizer, sources, held_out = prepare_data(experiment, workdir)
+    if primary:
+        multihost_utils.sync_global_devices("data prepared")
+    loader = Loader(
+        sources,
+        seed=experiment.seed,
+        sequence_length=experiment.data.sequence_length,
+        batch_size=experiment.train.batch_size,
+        num_steps=experiment.num_steps,
+        document_mask=experiment.data.document_mask,
+    )
+
+    # The state: from the newest checkpoint, from other weights, or from the seed.
+    checkpoints = Checkpoints(workdir, experiment.checkpoint)
+    state, meta = first_state(experiment, checkpoints, shardings, init_from)
+    if meta.setdefault("data", loader.fingerprint) != loader.fingerprint:
+        raise UserError(
+            f"{workdir}: the data are not those that this run began with; put them back or use "
+            "another --workdir"
+        )
+    clock.add(meta.get("clock", {}))
+
+    # The step, compiled once.
+    step = lower_train_step(experiment, mesh).compile()
+    peak, peak_source = flops.peak_flops(jax.local_devices()[0])
+    describe(experiment, mesh, loader, step, peak, peak_source, int(state.step))
+    clock.charge("start")
+
+    # The loop.
+    metrics = Metrics(workdir, experiment, int(state.step), primary)
+    with loader.batches(parallel.batch_sharding(mesh), int(state.step)) as batches:
+        state, finished = fit(
+            experiment,
+            state,
+            mesh=mesh,
+            step=step,
+            batches=batches,
+            evaluate=held_out_loss(experiment, mesh, held_out),
+            checkpoints=checkpoints,
+            metrics=metrics,
+            peak_flops=peak,
+            clock=clock,
+            meta=meta,
+        )
+    metrics.close()
+    checkpoints.close()
+    if not finished:
+        log.info(
+            "stopped after step %d of %d; resume with the same command",
+            int(state.step),
+            experiment.num_steps,
+        )
+        return {}
+    if not primary:
+        return {}
+
+    # What came of it.
+    if experiment.train.samples and jax.process_count() == 1:
+        print_samples(experiment, state, tokenizer)
+    summary = summarize(experiment, workdir, clock)
+    files.write_json(workdir / "summary.json", summary)
+    log.info(
+        "held-out loss %.4f; wrote %s and %s",
+        summary["eval_loss"],
+        workdir / "metrics.jsonl",
+        workdir / "summary.json",
+    )
+    return summary
+
+
+def claim_workdir(workdir: epath.Path, experiment: Experiment, allow_change: bool) -> None:
+    """Writes the resolved config, or checks that it is the one the run began with."""
+    path = workdir / "config.json"
+    if path.exists():
+        changed = config.differences(config.from_json(path.read_text()), experiment)
+        if changed and not allow_change:
+            raise UserError(
+                f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
+                "use another --workdir, or --allow_config_change to go on with the new one"
+            )
+        for change in changed:
+            log.warning("config changed: %s", change)
+    multihost_utils.sync_global_devices("config read")
+    if jax.process_index() == 0:
+        files.write_bytes(path, config.to_json(experiment).encode())
+
+
+def first_state(
+    experiment: Experiment, checkpoints: Checkpoints, shardings: TrainState, init_from: str | None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest sound checkpoint; else the weights of `init_from`; else the seed's."""
+    found = checkpoints.restore(state_shapes(experiment), shardings)
+    if found:
+        log.info("resuming after step %d of %d", int(found[0].step), experiment.num_steps)
+        return found
+    params = None
+    if init_from:
+        params, step = restore_params(
+            init_from, transformer.param_shapes(experiment.model), shardings.params
+        )
+        log.info("weights from %s, step %d", init_from, step)
+    return jax.jit(partial(init_state, experiment), out_shardings=shardings)(params), {}
+
+
+def prepare_data(
+    experiment: Experiment, workdir: epath.Path
+) -> tuple[Tokenizer, dict[str, tuple[TokenStore, float, float]], tuple[TokenStore, str]]:
+    """The tokenizer, the sources of training tokens, and the store and its part to evaluate on."""
+    data = experiment.data
+    parts = data.mixture or {"train": Source(data.input)}
+    tokenizer, sources = data.tokenizer, {}
+    for name, part in parts.items():
+        store = prepare_store(part.input, workdir / "data" / name, experiment, tokenizer)
+        tokenizer = tokenizer or str(store.path / "tokenizer")
+        sources[name] = store, part.weight, part.max_passes
+    if experiment.eval.input:
+        folder = workdir / "data" / "held_out"
+        held_out = (
+            prepare_store(experiment.eval.input, folder, experiment, tokenizer, held_out=0),
+            "all",
+        )
+    else:
+        held_out = sources[next(iter(sources))][0], "held_out"
+    loaded = load_tokenizer(tokenizer)
+    vocab = experiment.model.vocab_size
+    if not 0.9 * vocab <= loaded.vocab_size <= vocab:
+        raise UserError(
+            f"{tokenizer}: the tokenizer has {loaded.vocab_size} ids but "
+            f"config.model.vocab_size={vocab}; set --config.model.vocab_size={loaded.vocab_size}, "
+            "or use another tokenizer"
+        )
+    loaded.save(workdir / "tokenizer")
+    return loaded, sources, held_out
+
+
+def held_out_loss(
+    experiment: Experiment, mesh: jax.sharding.Mesh, held_out: tuple[TokenStore, str]
+) -> Callable[[TrainState], float]:
+    """A function of the state: mean cross-entropy, in nats a token, over the same windows each
+    time.
+    """
+    store, part = held_out
+    step = jax.jit(
+        partial(eval_step, experiment), out_shardings=NamedSharding(mesh, PartitionSpec())
+    )
+
+    def evaluate(state: TrainState) -> float:
+        total = np.zeros(2)
+        batches = held_out_batches(
+            store,
+            part=part,
+            sequence_length=experiment.data.sequence_length,
+            batch_size=experiment.train.batch_size,
+            max_sequences=experiment.eval.max_sequences,
+            sharding=parallel.batch_sharding(mesh),
+            document_mask=experiment.data.document_mask,
+        )
+        with jax.set_mesh(mesh):
+            for batch in batches:
+                total += np.asarray(step(state.params, batch), np.float64)
+        return float(total[0] / total[1])
+
+    return evaluate
+
+
+def summarize(experiment: Experiment, workdir: epath.Path, clock: Clock) -> dict[str, Any]:
+    """The run in a few numbers; the losses are those of metrics.jsonl."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [{"step": x["step"], "loss": x["eval_loss"]} for x in lines if "eval_loss" in x]
+    per_token = flops.flops_per_token(experiment.model, experiment.data.sequence_length)
+    return {
+        "final_loss": lines[-1]["loss"],
+        "eval_loss": evaluations[-1]["loss"],
+        "eval_losses": evaluations,
+        "steps": experiment.num_steps,
+        "tokens": experiment.train.tokens,
+        "params": transformer.num_params(experiment.model),
+        "model_flops": per_token * experiment.train.tokens,
+        "skipped": lines[-1]["skipped"],
+        "wall_s": round(clock.total, 1),
+        "goodput": round(clock.spent["steps"] / clock.total, 4),
+        "seconds": {name: round(seconds, 1) for name, seconds in clock.spent.items()},
+        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def print_samples(experiment: Experiment, state: TrainState, tokenizer: Tokenizer) -> None:
+    """A few texts at temperature 0.8, each from an empty beginning."""
+    begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    texts = generate(
+        experiment.model,
+        state.params,
+        [[begin]] * experiment.train.samples,
+        temperature=0.8,
+        max_new_tokens=min(experiment.data.sequence_length, 256),
+        stop_id=tokenizer.eos_id,
+        seed=experiment.seed,
+    )
+    for number, ids in enumerate(texts, 1):
+        print(f"--- sample {number}\n{tokenizer.decode(ids)}", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,116 @@
+"""Where the numbers go: `metrics.jsonl` always, TensorBoard by default, Weights & Biases when
+asked.
+
+A resumed run continues each of them at the checkpoint's step: what an interrupted run had logged
+past it is dropped first, so that the file is the one of a run that was never interrupted.
+"""
+
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from sbp_jax import files
+from sbp_jax.config import Experiment
+from sbp_jax.errors import UserError
+
+
+class Metrics:
+    """Written by the first process alone; on the others every call does nothing."""
+
+    def __init__(self, workdir: epath.Path, experiment: Experiment, start_step: int, primary: bool):
+        self.writers: list[Any] = []
+        if not primary:
+            return
+        self.writers.append(JsonLines(workdir / "metrics.jsonl", start_step))
+        if experiment.train.tensorboard:
+            self.writers.append(TensorBoard(workdir / "tensorboard", start_step))
+        if experiment.train.wandb:
+            self.writers.append(Wandb(experiment.train.wandb, workdir, experiment))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        for writer in self.writers:
+            writer.write(step, values)
+
+    def flush(self) -> None:
+        """To the disk: called before a checkpoint that counts on these lines."""
+        for writer in self.writers:
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self.writers:
+            writer.close()
+
+
+class JsonLines:
+    def __init__(self, path: epath.Path, start_step: int):
+        self.path = path
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= start_step]
+        files.write_bytes(path, "".join(line + "\n" for line in kept).encode())
+        self.file = path.open("a")
+
+    def _lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        *whole, _torn = self.path.read_text().split(
+            "\n"
+        )  # a line without its newline was cut by a crash
+        return whole
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+
+    def flush(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class TensorBoard:
+    def __init__(self, folder: epath.Path, start_step: int):
+        from tensorboardX import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb:
+    def __init__(self, project: str, workdir: epath.Path, experiment: Experiment):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "config.train.wandb is set but wandb is not installed: pip install wandb"
+            ) from error
+        import dataclasses
+
+        self.run = wandb.init(
+            project=project,
+            id=files.sha256(str(workdir).encode())[:16],
+            resume="allow",
+            name=workdir.name,
+            config=dataclasses.asdict(experiment),
+        )
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        self.run.log(values, step=step)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.run.finish()
