@@ -22,7 +22,7 @@ BACKENDS = ("xla", "splash", "cudnn", "triton")
 CONTEXT = "context"  # checkpoint_name of the result (and of what else splash's backward pass needs)
 BATCH = ("replica", "fsdp")  # the mesh axes that split the batch
 LANES = 128  # splash works on blocks that are multiples of this
-CAUSAL_BLOCKS = 4
+CAUSAL_BLOCKS = 4  # see _xla
 
 
 def attention(
@@ -72,7 +72,8 @@ def attention(
     elif chosen == "triton":
         y = _on_mesh(functools.partial(_triton, interpret=interpret), mesh, q, k, v, q_segments)
     else:
-        blocks = 1 if cached or context > 1 or q.shape[1] % CAUSAL_BLOCKS else CAUSAL_BLOCKS
+        whole = cached or context > 1 or q.shape[1] % CAUSAL_BLOCKS or q.shape[1] < 64
+        blocks = 1 if whole else CAUSAL_BLOCKS
         y = _xla(q, k, v, q_segments, kv_segments, q_positions, kv_positions, blocks)
     return checkpoint_name(y, CONTEXT)
 

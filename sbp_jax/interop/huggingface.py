@@ -1,0 +1,242 @@
+"""Our parameters and config as Hugging Face's, and back: names, shapes, every field that matters.
+
+Qwen3 is Llama 3 with per-head QK-norm, so our models need no custom code there: they leave as
+Qwen3, without QK-norm as Llama, with attention biases as Qwen2. RoPE is rotate-half on both sides,
+so nothing is permuted.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sbp_jax.config import ModelConfig
+from sbp_jax.errors import UserError
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+
+class Tensor(NamedTuple):
+    """One of our parameters, or one layer's part of it."""
+
+    path: tuple[str, ...]
+    name: str  # Hugging Face's; {} is the number of the layer
+    shape: tuple[int, ...]  # without the layers' axis
+    inputs: int = 0  # leading axes that a matmul contracts; stored there as (outputs, inputs)
+
+
+def hf_config(
+    model: ModelConfig,
+    *,
+    max_position_embeddings: int,
+    bos_token_id: int | None,
+    eos_token_id: int | None,
+    pad_token_id: int | None,
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """config.json. What is left out gets the reader's default there, silently: so nothing is."""
+    if model.qk_norm and model.attention_bias:
+        raise UserError(
+            "model.qk_norm and model.attention_bias together have no Hugging Face architecture; "
+            "train without one of them to export"
+        )
+    model_type = "qwen3" if model.qk_norm else "qwen2" if model.attention_bias else "llama"
+    scaling = None
+    if model.rope_scaling != 1.0:
+        scaling = {
+            "rope_type": "llama3",
+            "factor": model.rope_scaling,
+            "low_freq_factor": model.rope_scaling_low,
+            "high_freq_factor": model.rope_scaling_high,
+            "original_max_position_embeddings": model.rope_original_context,
+        }
+    return {
+        "architectures": [ARCHITECTURES[model_type]],
+        "model_type": model_type,
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.d_model,
+        "intermediate_size": model.d_ff,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_kv_heads,
+        "head_dim": model.head_dim,
+        "max_position_embeddings": max_position_embeddings,
+        "rms_norm_eps": model.norm_eps,
+        "hidden_act": "silu",
+        "tie_word_embeddings": model.tie_embeddings,
+        "attention_bias": model.attention_bias,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "use_sliding_window": False,
+        # Twice: transformers 5 and vLLM read the first, older readers the other two.
+        "rope_parameters": {
+            **(scaling or {"rope_type": "default"}),
+            "rope_theta": model.rope_theta,
+        },
+        "rope_theta": model.rope_theta,
+        "rope_scaling": scaling,
+        "bos_token_id": bos_token_id,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": pad_token_id,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "use_cache": True,
+    }
+
+
+def model_config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
+    """The architecture that a config.json describes; `UserError` if it is none of ours."""
+
+    def required(field: str) -> Any:
+        if config.get(field) is None:
+            raise UserError(
+                f"config.json: no field {field!r}; the Hugging Face folder is incomplete"
+            )
+        return config[field]
+
+    def refuse(field: str, value: Any) -> None:
+        raise UserError(f"config.json: {field}={value!r} is not supported")
+
+    model_type = required("model_type")
+    if model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"config.json: model_type={model_type!r} is not supported, only: {known}")
+    plain = {"hidden_act": "silu", "mlp_bias": False, "use_sliding_window": False}
+    plain |= {"quantization_config": None, "partial_rotary_factor": 1.0}
+    if model_type != "qwen2":  # which has its biases always, and the output projection's never
+        plain["attention_bias"] = False
+    for field, value in plain.items():
+        if config.get(field, value) != value:
+            refuse(field, config[field])
+
+    rope = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    scaling: dict[str, Any] = {}
+    if rope_type == "llama3":
+        scaling = {
+            "rope_scaling": float(rope["factor"]),
+            "rope_scaling_low": float(rope["low_freq_factor"]),
+            "rope_scaling_high": float(rope["high_freq_factor"]),
+            "rope_original_context": rope["original_max_position_embeddings"],
+        }
+    elif rope_type != "default":
+        refuse("rope_type", rope_type)
+    num_heads = required("num_attention_heads")
+    head_dim = 128 if model_type == "qwen3" else required("hidden_size") // num_heads
+    return ModelConfig(
+        num_layers=required("num_hidden_layers"),
+        d_model=required("hidden_size"),
+        num_heads=num_heads,
+        num_kv_heads=config.get("num_key_value_heads") or num_heads,
+        head_dim=config.get("head_dim") or head_dim,
+        d_ff=required("intermediate_size"),
+        vocab_size=required("vocab_size"),
+        # The last three have the defaults of transformers, which old files rely on.
+        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        tie_embeddings=bool(config.get("tie_word_embeddings", False)),
+        qk_norm=model_type == "qwen3",
+        attention_bias=model_type == "qwen2",
+        **scaling,
+    )
+
+
+def to_hf_tensors(
+    params: Mapping[str, Any], model: ModelConfig
+) -> Iterator[tuple[str, np.ndarray]]:
+    """One tensor at a time, so that a model larger than the memory of one host can be written.
+
+    C-contiguous, each: safetensors writes the bytes of anything else in the wrong order, silently.
+    """
+    for tensor in _tensors(model):
+        ours: Any = params
+        for key in tensor.path:
+            ours = ours[key]
+        for layer in range(model.num_layers) if "{}" in tensor.name else (None,):
+            value = np.asarray(ours if layer is None else ours[layer])
+            if tensor.path == ("final_norm",):
+                value = value * value.dtype.type(_logit_scale(model))
+            yield tensor.name.format(layer), np.ascontiguousarray(_to_hf(value, tensor))
+
+
+def from_hf_tensors(get: Callable[[str], np.ndarray], model: ModelConfig) -> dict[str, Any]:
+    """Our parameters, layers stacked; `get` reads one tensor by its Hugging Face name."""
+
+    def read(tensor: Tensor, name: str) -> np.ndarray:
+        value = np.asarray(get(name))
+        expected = _to_hf(np.empty(tensor.shape, np.bool_), tensor).shape
+        if value.shape != expected:
+            raise UserError(
+                f"tensor {name!r} has shape {value.shape} where config.json asks for {expected}; "
+                "the weights belong to another model"
+            )
+        if tensor.inputs:
+            value = value.T
+        value = np.ascontiguousarray(value.reshape(tensor.shape))
+        return (
+            value / value.dtype.type(_logit_scale(model)) if name == "model.norm.weight" else value
+        )
+
+    params: dict[str, Any] = {"layers": {}}
+    for tensor in _tensors(model):
+        if "{}" in tensor.name:
+            first = read(tensor, tensor.name.format(0))
+            value = np.empty((model.num_layers, *tensor.shape), first.dtype)
+            value[0] = first
+            for layer in range(1, model.num_layers):
+                value[layer] = read(tensor, tensor.name.format(layer))
+            params["layers"][tensor.path[-1]] = value
+        else:
+            params[tensor.path[0]] = read(tensor, tensor.name)
+    return params
+
+
+def _tensors(model: ModelConfig) -> list[Tensor]:
+    c = model
+    d, f = c.d_model, c.d_ff
+    q, kv = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
+    layer: list[tuple[str, str, tuple[int, ...], int]] = [
+        ("attention_norm", "input_layernorm.weight", (d,), 0),
+        ("wq", "self_attn.q_proj.weight", (d, *q), 1),
+        ("wk", "self_attn.k_proj.weight", (d, *kv), 1),
+        ("wv", "self_attn.v_proj.weight", (d, *kv), 1),
+        ("wo", "self_attn.o_proj.weight", (*q, d), 2),
+        ("mlp_norm", "post_attention_layernorm.weight", (d,), 0),
+        ("w_gate", "mlp.gate_proj.weight", (d, f), 1),
+        ("w_up", "mlp.up_proj.weight", (d, f), 1),
+        ("w_down", "mlp.down_proj.weight", (f, d), 1),
+    ]
+    if c.qk_norm:
+        layer += [
+            ("q_norm", "self_attn.q_norm.weight", (c.head_dim,), 0),
+            ("k_norm", "self_attn.k_norm.weight", (c.head_dim,), 0),
+        ]
+    if c.attention_bias:
+        layer += [
+            ("bq", "self_attn.q_proj.bias", q, 0),
+            ("bk", "self_attn.k_proj.bias", kv, 0),
+            ("bv", "self_attn.v_proj.bias", kv, 0),
+        ]
+    tensors = [Tensor(("embed",), "model.embed_tokens.weight", (c.vocab_size, d))]
+    for key, name, shape, inputs in layer:
+        tensors.append(Tensor(("layers", key), "model.layers.{}." + name, shape, inputs))
+    tensors.append(Tensor(("final_norm",), "model.norm.weight", (d,)))
+    if not c.tie_embeddings:
+        tensors.append(Tensor(("head",), "lm_head.weight", (d, c.vocab_size), 1))
+    return tensors
+
+
+def _to_hf(value: np.ndarray, tensor: Tensor) -> np.ndarray:
+    if tensor.inputs:
+        return value.reshape(math.prod(tensor.shape[: tensor.inputs]), -1).T
+    return value if tensor.path == ("embed",) else value.reshape(-1)
+
+
+def _logit_scale(model: ModelConfig) -> float:
+    """mup_simple scales its logits; elsewhere the final norm does so, for any kind of head."""
+    return model.mup_base_width / model.d_model if model.parametrization == "mup_simple" else 1.0
