@@ -75,7 +75,7 @@ def train(
     primary = jax.process_index() == 0
 
     # The workdir, which may hold a part of this run, or all of it.
-    claim_workdir(workdir, experiment, allow_change)
+    refuse_other_config(workdir, experiment, allow_change)
     if (workdir / "summary.json").exists():
         log.info("%s: this run is finished; nothing to do", workdir)
         return json.loads((workdir / "summary.json").read_text())
@@ -109,6 +109,8 @@ def train(
             "another --workdir"
         )
     clock.add(meta.get("clock", {}))
+    if primary:  # only now: a run that was refused above has not taken the workdir
+        files.write_bytes(workdir / "config.json", config.to_json(experiment).encode())
 
     # The step, compiled once.
     step = lower_train_step(experiment, mesh).compile()
@@ -158,8 +160,8 @@ def train(
     return summary
 
 
-def claim_workdir(workdir: epath.Path, experiment: Experiment, allow_change: bool) -> None:
-    """Writes the resolved config, or checks that it is the one the run began with."""
+def refuse_other_config(workdir: epath.Path, experiment: Experiment, allow_change: bool) -> None:
+    """A run goes on under the config it began with, unless it is told otherwise."""
     path = workdir / "config.json"
     if path.exists():
         changed = config.differences(config.from_json(path.read_text()), experiment)
@@ -170,9 +172,6 @@ def claim_workdir(workdir: epath.Path, experiment: Experiment, allow_change: boo
             )
         for change in changed:
             log.warning("config changed: %s", change)
-    multihost_utils.sync_global_devices("config read")
-    if jax.process_index() == 0:
-        files.write_bytes(path, config.to_json(experiment).encode())
 
 
 def first_state(

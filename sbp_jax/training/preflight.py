@@ -84,4 +84,10 @@ def describe(experiment, mesh, loader, compiled, peak: float, peak_source: str, 
         start,
     )
     for part in loader.describe():
-        log.info("data    %s", ", ".join(f"{name} {value}" for name, value in part.items()))
+        log.info(
+            "data    %s: %s windows, %s unique tokens, %.2f passes",
+            part["source"],
+            f"{part['windows']:,}",
+            f"{part['unique_tokens']:,}",
+            part["passes"],
+        )
