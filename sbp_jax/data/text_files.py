@@ -7,6 +7,7 @@ be read goes on. What is wrong with the disk or the network is never counted as 
 import glob
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ def open_files(spec: str, text_field: str) -> Corpus:
         if "://" in spec:  # where epath refuses **
             found = list(root.glob("/".join(path.parts[fixed:])))
         else:
-            found = [epath.Path(name) for name in glob.glob(spec, recursive=True)]
+            matches = glob.glob(spec, recursive=True)
+            found = [epath.Path(name) for name in matches if os.path.isfile(name)]
     else:
         raise UserError(
             f"{spec}: no such file or folder; "
@@ -49,7 +51,7 @@ def open_files(spec: str, text_field: str) -> Corpus:
         )
     names = sorted(
         name
-        for name in (p.relative_to(root).as_posix() for p in found if not p.is_dir())
+        for name in (p.relative_to(root).as_posix() for p in found)
         if name.endswith(READABLE) and not any(part.startswith(".") for part in name.split("/"))
     )
     if path.is_dir() and any(name.endswith(".parquet") for name in names):
@@ -102,9 +104,7 @@ class FileShard:
                 return
             yield from read(path, on_bad_row)
         except OSError as error:
-            if (
-                error.errno
-            ):  # the disk or the network, not what the file holds: no reason to skip it
+            if error.errno:  # the disk's or the network's fault, so no reason to skip the file
                 raise UserError(f"{path}: cannot read: {error.strerror}") from error
             on_bad_row(UserError(f"{path}: damaged, the rest of it cannot be read: {error}"))
         except pa.ArrowException as error:
@@ -155,7 +155,7 @@ class FileShard:
         cut = file_size(path) > LONG_TEXT
         for first, piece in _text_pieces(path) if cut else [(1, path.read_bytes())]:
             try:
-                text = piece.decode().strip("\r\n")
+                text = piece.decode("utf-8-sig").strip("\r\n")
                 name = f"{self.name}:{first}" if cut else self.name
                 document = document_of({"text": text}, "text", name)
             except UnicodeDecodeError as error:

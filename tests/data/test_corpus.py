@@ -105,6 +105,7 @@ class TestFiles:
     def test_a_folder_is_read_recursively_in_order_and_other_files_are_left_alone(self, tmp_path):
         (tmp_path / "b").mkdir()
         (tmp_path / ".git").mkdir()
+        (tmp_path / "folder.txt").mkdir()
         for name, text in {
             "b/two.md": "two",
             "a.txt": "one",
@@ -117,6 +118,7 @@ class TestFiles:
         assert texts(tmp_path) == ["one", "two", "three"]
         assert [s.name for s in opened(tmp_path).shards] == ["a.txt", "b/two.md", "c.jsonl"]
         assert texts(tmp_path / "**" / "*.md") == ["two"]
+        assert texts(tmp_path / "*") == ["one", "three"]
         assert texts(tmp_path / "b" / "two.md") == ["two"]
 
     def test_a_long_text_is_cut_at_blank_lines_and_loses_nothing_but_them(self, tmp_path):
@@ -139,6 +141,10 @@ class TestFiles:
         assert len(documents(tmp_path)) == 1
         (tmp_path / "one.txt").write_text("line of words\n" * 20_000)
         assert 4 < len(documents(tmp_path)) < 10
+
+    def test_the_byte_order_mark_of_a_windows_text_is_no_part_of_it(self, tmp_path):
+        (tmp_path / "notes.txt").write_bytes("one\r\n\r\ntwo\r\n".encode("utf-8-sig"))
+        assert texts(tmp_path) == ["one\r\n\r\ntwo"]
 
     def test_the_fingerprint_follows_names_and_sizes_but_not_the_place(self, tmp_path):
         for place, text in {"here": "abc", "there": "abc", "other": "abcd"}.items():
