@@ -32,7 +32,8 @@ def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")
     def with_errors(argv: list[str]) -> None:
         # Here, because absl puts its own handler in place before it calls this.
         logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-        logging.getLogger("sbp_jax").setLevel(logging.INFO)
+        for own in ("sbp_jax", "__main__"):  # `python -m` names the entry point so
+            logging.getLogger(own).setLevel(logging.INFO)
         absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every step it takes
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
