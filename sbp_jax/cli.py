@@ -50,6 +50,7 @@ def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")
         sys.stderr.flush(), sys.stdout.flush()
         os._exit(2)
     except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)
 
 

@@ -101,9 +101,9 @@ def fit(
                     state, {**meta, "clock": clock.spent, "running_loss": reporter.running_loss}
                 )
                 clock.charge("checkpoints")
-            if stopping and number < end:
+            if stopping:
                 break
-    checkpoints.wait()
+        checkpoints.wait()
     clock.charge("checkpoints")
     return state, int(state.step) == end
 
@@ -114,12 +114,8 @@ class Reporter:
     def __init__(
         self, experiment: Experiment, metrics: Metrics, peak_flops: float, start: int, clock: Clock
     ):
-        self.experiment, self.metrics, self.clock, self.peak_flops = (
-            experiment,
-            metrics,
-            clock,
-            peak_flops,
-        )
+        self.experiment, self.metrics, self.clock = experiment, metrics, clock
+        self.peak_flops = peak_flops
         self.flops_per_token = flops_per_token(experiment.model, experiment.data.sequence_length)
         self.start_step = self.last_step = start
         self.last_seconds = clock.spent.get("steps", 0.0)

@@ -38,7 +38,7 @@ QWEN3 = ModelConfig(
     head_dim=16,
     d_ff=80,
     vocab_size=97,
-    rope_theta=10_000.0,  # at a short sequence, more planes turn visibly
+    rope_theta=2_000.0,  # not what readers assume when it is missing, 10,000
     norm_eps=1e-3,  # large enough to show where it is added
 )
 LLAMA3 = dataclasses.replace(QWEN3, qk_norm=False, tie_embeddings=False)
