@@ -6,7 +6,9 @@ The same command resumes an interrupted run and does nothing for a finished one.
 its tokenizer, so OUTPUT is all that `config.data.input` needs to name afterwards.
 """
 
+import dataclasses
 import logging
+from collections.abc import Iterator
 
 from absl import flags
 from etils import epath
@@ -20,6 +22,7 @@ from sbp_jax.data.write_tokens import write_tokens
 
 INPUT = flags.DEFINE_string("input", None, "What to tokenize, as data.input, which is the default.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.")
+SAMPLE_CHARACTERS = 1 << 28  # of text, from which a tokenizer is learnt
 log = logging.getLogger(__name__)
 
 
@@ -81,11 +84,26 @@ def _train_tokenizer(corpus: Corpus, folder: epath.Path, experiment: Experiment)
         refuse_other_inputs(folder.parent, files.read_manifest(folder), inputs)
         return
     log.info("tokenizer: learning %d pieces from %s", experiment.model.vocab_size, corpus.name)
-    texts = (document.text for document in read_documents(corpus, data.on_error))
     train_tokenizer(
-        texts, experiment.model.vocab_size, folder, kind=data.tokenizer_kind, seed=experiment.seed
+        _sample(corpus, data.on_error),
+        experiment.model.vocab_size,
+        folder,
+        kind=data.tokenizer_kind,
+        seed=experiment.seed,
     )
     files.write_manifest(folder, {"kind": "tokenizer", **inputs})
+
+
+def _sample(corpus: Corpus, on_error: str) -> Iterator[str]:
+    """The beginning of every shard, so that a large corpus is not read to its end for this."""
+    share = SAMPLE_CHARACTERS / max(1, len(corpus.shards))
+    for shard in corpus.shards:
+        taken = 0
+        for document in read_documents(dataclasses.replace(corpus, shards=[shard]), on_error):
+            yield document.text
+            taken += len(document.text)
+            if taken >= share:
+                break
 
 
 if __name__ == "__main__":
