@@ -118,7 +118,7 @@ class Block(nnx.Module):
             y = attention(q, k, v, q_positions=positions, backend="xla")
         else:
             y = attention(q, k, v, q_segments=segments, kv_segments=segments, backend=c.attention)
-        y = checkpoint_name(constrain(y, "batch", "time", "heads", None), "context")
+        y = constrain(y, "batch", "time", "heads", None)  # named "context" by the kernel's caller
         y = jnp.einsum("btnh,nhd->btd", y, gathered(self.wo, x.dtype))
         return checkpoint_name(constrain(y, "batch", "time", None), "attention_out")
 
