@@ -1,4 +1,4 @@
-"""How fast the input pipeline is on its own: tokens/s of the loader, to be set beside a trainer's.
+"""How fast the input pipeline is on its own, and how often it could feed the laptop's train step.
 
     python bench/input.py
 
@@ -6,22 +6,37 @@ Each line is one shape: the laptop's, and 4,096 tokens a row, from memory (store
 decoded once) and from the compressed tape, with a cache too small to help, as at scale.
 """
 
+import runpy
+import statistics
 import tempfile
 import time
+from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from sbp_jax.config import resolve
 from sbp_jax.data import tokens
 from sbp_jax.data.loader import Loader
 from sbp_jax.data.tokens import Array, TokenStore, finish
+from sbp_jax.parallel import batch_sharding, make_mesh
+from sbp_jax.training.step import (
+    batch_shapes,
+    init_state,
+    lower_train_step,
+    state_shardings,
+    stop_flags,
+)
 
 SECONDS = 5.0
 SHAPES = [(128, 32, 2), (128, 32, 1), (4096, 8, 2), (4096, 8, 8)]  # T, batch, threads
 
 
 def main() -> None:
+    appetite = step_tokens_per_second(20)
+    print(f"the train step of configs/laptop.py takes {appetite:,.0f} tokens/s")
     with tempfile.TemporaryDirectory() as folder:
         write_random_store(folder, 1 << 26)
         for in_memory in (True, False):
@@ -30,7 +45,28 @@ def main() -> None:
             for length, batch_size, threads in SHAPES:
                 rate = tokens_per_second(TokenStore(folder), length, batch_size, threads)
                 shape = f"{'memory' if in_memory else 'disk':6}  {batch_size:2} x {length:4}"
-                print(f"{shape}  threads {threads}  {rate:12,.0f} tokens/s")
+                ratio = f"  {rate / appetite:5.0f}x the step" if length == 128 else ""
+                print(f"{shape}  threads {threads}  {rate:12,.0f} tokens/s{ratio}")
+
+
+def step_tokens_per_second(steps: int) -> float:
+    """The compiled step of the laptop config on one fixed batch: the median of its steps."""
+    laptop = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "laptop.py"))
+    experiment = resolve(laptop["get_config"]())
+    mesh = make_mesh(experiment.mesh, jax.devices()[:1])
+    step = lower_train_step(experiment, mesh).compile()
+    state = jax.jit(partial(init_state, experiment))()
+    batch = jax.tree.map(lambda x: jax.numpy.ones(x.shape, x.dtype), batch_shapes(experiment))
+    state, batch = jax.device_put(
+        (state, batch), (state_shardings(experiment, mesh), batch_sharding(mesh))
+    )
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        state, metrics = step(state, batch, stop_flags(mesh, False))
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - start)
+    return experiment.tokens_per_step / statistics.median(seconds)
 
 
 def tokens_per_second(store: TokenStore, length: int, batch_size: int, threads: int) -> float:

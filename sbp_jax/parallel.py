@@ -5,8 +5,10 @@ in Auto mode: `constrain` states the layouts that matter and the compiler derive
 (docs/architecture.md says why not Explicit).
 """
 
+import glob
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -41,6 +43,9 @@ def start_processes() -> None:
     knows: Slurm, Open MPI, Kubernetes, Cloud TPU. Has to run before the first use of a device.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if find_spec("libtpu") and not find_spec("jax_cuda13_plugin") and not _tpu_chips():
+        # Installed to compile for TPUs elsewhere: asked for devices, it only complains.
+        jax.config.update("jax_platforms", "cpu")
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:
         try:
@@ -59,6 +64,10 @@ def start_processes() -> None:
         or "MEGASCALE_COORDINATOR_ADDRESS" in env
     ):
         jax.distributed.initialize()
+
+
+def _tpu_chips() -> list[str]:
+    return glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
 
 
 def make_mesh(config: MeshConfig, devices=None) -> Mesh:
