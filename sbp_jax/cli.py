@@ -9,13 +9,14 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from sbp_jax import config as config_lib
-from sbp_jax.errors import UserError
+from sbp_jax.errors import DISK_ERRORS, UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -35,6 +36,9 @@ def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")
         for own in ("sbp_jax", "__main__"):  # `python -m` names the entry point so
             logging.getLogger(own).setLevel(logging.INFO)
         absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every step it takes
+        # and shows a traceback for each error of its threads, which it then raises here as well.
+        logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
+        sys.unraisablehook = _unraisable
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
         for name in needs:
@@ -44,7 +48,9 @@ def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")
 
     try:
         app.run(with_errors, flags_parser=_parse)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
+            raise
         print(f"error: {error}", file=sys.stderr)
         # Threads of a half-started run (prefetch, checkpoints) must not hold the exit back.
         sys.stderr.flush(), sys.stdout.flush()
@@ -57,6 +63,14 @@ def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")
 def experiment() -> config_lib.Experiment:
     """The validated experiment of `--config` and its overrides."""
     return config_lib.resolve(CONFIG.value)
+
+
+def _unraisable(ignored: Any) -> None:
+    """Without the complaint of TensorStore's threads, when a second write fails, that Orbax closed
+    its event loop at the first: the first is raised where the run waits for its checkpoint.
+    """
+    if str(ignored.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(ignored)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ is used.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from sbp_jax.config import CheckpointConfig
-from sbp_jax.errors import UserError
+from sbp_jax.errors import DISK_ERRORS, UserError
 from sbp_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -227,5 +228,8 @@ def _locate(path: epath.Path) -> tuple[epath.Path, int | None]:
 
 
 def _cannot_write(folder: epath.Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())
+    # TensorStore says a lot before it comes to the cause.
+    known = [os.strerror(code) for code in DISK_ERRORS if os.strerror(code) in text]
+    reason = known[0] if known else text[:300]
     return UserError(f"{folder}: cannot write a checkpoint: {reason}; the earlier ones are intact")

@@ -59,11 +59,13 @@ class JsonLines:
         return whole
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write: {error.strerror}") from error
 
     def flush(self) -> None:
-        self.file.flush()
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
