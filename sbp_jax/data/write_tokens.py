@@ -71,7 +71,8 @@ def write_tokens(
     if files.has_manifest(output):
         manifest = TokenStore(output).manifest
         refuse_other_inputs(output, manifest, inputs)
-        unfinished_folder(output).rmtree()  # a kill may have come between the manifest and this
+        if (pieces := output / "pieces").exists():  # a kill came between the manifest and this
+            pieces.rmtree()
         return manifest
     pieces = unfinished_folder(output)
     plan, planned = pieces / "plan.json", inputs | {"shard_tokens": shard_tokens}
