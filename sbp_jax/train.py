@@ -1,7 +1,7 @@
 """Trains one model: pretraining and tuning differ in data and initial weights alone.
 
     python -m sbp_jax.train --config=configs/laptop.py --workdir=runs/laptop
-    python -m sbp_jax.train --config=configs/laptop.py --config.data.input=texts/ --workdir=runs/mine
+    python -m sbp_jax.train --config=configs/laptop.py --config.data.input=texts --workdir=runs/mine
 
 The same command resumes an interrupted run and does nothing for a finished one. On several hosts,
 start it on each of them (launch/).
