@@ -46,6 +46,8 @@ class Checkpoints:
             "checksums": {name: checksums(tree) for name, tree in items.items()},
         }
         try:
+            if step in self.manager.all_steps():  # a damaged one, which `restore` passed over
+                self.manager.delete(step)
             self.manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -205,6 +207,8 @@ def _check_shapes(path: epath.Path, described: Any, target: Any) -> None:
         }
 
     there, wanted = shapes(getattr(described, "tree", described)), shapes(target)
+    if not there:
+        raise OSError("the description of its arrays is missing")
     for name in sorted({**there, **wanted}):
         if there.get(name) != wanted.get(name):
             raise UserError(
