@@ -9,6 +9,8 @@ frozen, validated dataclasses, which is what the rest of the code sees.
 import dataclasses
 import difflib
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
@@ -249,16 +251,14 @@ def arm_and_words(argument: str, *known: str) -> list[str]:
 
 def duration(text: str, experiment: Experiment) -> int:
     """Steps meant by "5%", "2000 steps" or "1e9 tokens"."""
-    number, unit = text.rstrip("%stepokn "), text.strip().lstrip("+-0123456789.eE_ ")
-    try:
-        value = float(number)
-    except ValueError:
-        unit = "?"
-    if unit == "%" and 0 <= value <= 100:
+    number = r"\d+(?:_\d+)*(?:\.\d*)?(?:[eE][+-]?\d+)?"
+    form = re.fullmatch(rf"\s*({number})\s*(%|steps?|tokens?)\s*", text)
+    value, unit = (float(form[1]), form[2]) if form else (math.inf, "")
+    if unit == "%" and value <= 100:
         return round(experiment.num_steps * value / 100)
-    if unit in ("step", "steps") and value >= 0:
+    if unit.startswith("step") and value < math.inf:
         return round(value)
-    if unit in ("token", "tokens") and value >= 0:
+    if unit.startswith("token") and value < math.inf:
         return round(value / experiment.tokens_per_step)
     raise UserError(f"duration {text!r} is none of the forms '5%', '2000 steps', '1e9 tokens'")
 
