@@ -83,6 +83,6 @@ def nucleus(logits: jax.Array, top_p: float | jax.Array) -> jax.Array:
     before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(
         ordered, axis=-1
     )
-    kept = (before < top_p) | (top_p >= 1)
+    kept = (before < jnp.maximum(top_p, 1e-6)) | (top_p >= 1)  # the likeliest always
     lowest = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits >= lowest, logits, -jnp.inf)
