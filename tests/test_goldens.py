@@ -93,8 +93,9 @@ def first_losses():
             optimizer=OptimizerConfig(name=optimizer, peak_lr=1e-2, final_lr=1e-3),
             train=TrainConfig(tokens=6 * 4 * 32, batch_size=4),
         )
-        step = jax.jit(functools.partial(train_step, e))
-        state, seen = jax.jit(functools.partial(init_state, e))(), []
+        quickly = {"xla_backend_optimization_level": 0}  # half of the compile time
+        step = jax.jit(functools.partial(train_step, e), compiler_options=quickly)
+        state, seen = jax.jit(functools.partial(init_state, e), compiler_options=quickly)(), []
         for number in range(e.num_steps):
             state, metrics = step(state, batch(number), np.zeros(1, np.int32))
             seen.append(round(float(metrics["loss"]), 6))
