@@ -37,7 +37,8 @@ def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")
             logging.getLogger(own).setLevel(logging.INFO)
         absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells every step it takes
         # and shows a traceback for each error of its threads, which it then raises here as well.
-        logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
+        for chatty in ("absl", "asyncio"):
+            logging.getLogger(chatty).addFilter(lambda record: not record.exc_info)
         sys.unraisablehook = _unraisable
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from sbp_jax.config import CheckpointConfig
 from sbp_jax.errors import DISK_ERRORS, UserError
@@ -176,17 +177,17 @@ def _read(
 def _newest_sound(folder: epath.Path, steps: list[int], read: Callable[[int], Any]) -> Any:
     """What `read` makes of the first step that it can read; every one passed over is reported."""
     for step in steps:
+        found, reason = None, "another process cannot read its part"
         try:
-            return read(step)
+            found = read(step)
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
             reason = " ".join(str(error).split())[:300]
-            log.warning(
-                "checkpoint %s is damaged (%s); trying the one before it",
-                folder / str(step),
-                reason,
-            )
+        if multihost_utils.process_allgather(np.array(found is not None)).all():
+            return found
+        where = folder / str(step)
+        log.warning("checkpoint %s is damaged (%s); trying the one before it", where, reason)
     if steps:
         raise UserError(
             f"{folder}: none of the checkpoints {steps} can be read; delete it to start over"

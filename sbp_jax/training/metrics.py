@@ -7,6 +7,7 @@ past it is dropped first, so that the file is the one of a run that was never in
 
 import json
 import os
+import sys
 from typing import Any
 
 from etils import epath
@@ -74,8 +75,14 @@ class JsonLines:
 
 class TensorBoard:
     def __init__(self, folder: epath.Path, start_step: int):
+        # Where torch is installed, tensorboardX imports it, for tensors that we do not have: 5 s.
+        hiding = "torch" not in sys.modules
+        if hiding:
+            sys.modules["torch"] = None  # type: ignore[assignment]
         from tensorboardX import SummaryWriter
 
+        if hiding:
+            del sys.modules["torch"]
         self.writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
 
     def write(self, step: int, values: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ that a skipped update does not delay the schedule.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,40 +44,30 @@ def make_optimizer(experiment: Experiment) -> optax.GradientTransformation:
     roles = transformer.param_metadata(m, "role")
     decayed = jax.tree.map(lambda role: role in ("matrix", "head"), roles)
     adam = optax.scale_by_adam(b1=o.beta1, b2=o.beta2, eps=o.eps)
+    rates = {"matrix": m.mup_base_width / m.d_model if m.parametrization == "mup_simple" else 1.0}
+    direction = adam
     if o.name == "muon":
-        matrices = _matrices(m)
-        muon = optax.contrib.scale_by_muon(beta=o.muon_beta, weight_dimension_numbers=matrices)
         labels = jax.tree.map(lambda role: "muon" if role == "matrix" else "adam", roles)
-        direction = optax.partition({"adam": adam, "muon": muon}, labels)
-        # Orthogonal updates already transfer across widths once they are scaled by the matrix's
-        # shape.
-        matrix_rate = jax.tree.map(
-            lambda matrix, p: (
-                o.muon_lr / o.peak_lr * _shape_scale(p.shape, matrix)
-                if isinstance(matrix, Matrix)
-                else 1.0
-            ),
-            matrices,
-            transformer.param_shapes(m),
-            is_leaf=lambda x: isinstance(x, Matrix | optax.MaskedNode),
-        )
-    else:
-        direction = adam
-        slower = m.mup_base_width / m.d_model if m.parametrization == "mup_simple" else 1.0
-        matrix_rate = jax.tree.map(lambda _: slower, roles)
-    rates = jax.tree.map(lambda role, rate: rate if role == "matrix" else 1.0, roles, matrix_rate)
+        direction = optax.partition({"adam": adam, "muon": _muon(m, o.muon_beta)}, labels)
+        # Whatever the parametrization: orthogonal updates transfer across widths as they are.
+        rates["matrix"] = o.muon_lr / o.peak_lr
+
+    def at_rates(updates, params):
+        return jax.tree.map(lambda u, role: -rates.get(role, 1.0) * u, updates, roles)
+
     return optax.chain(
         optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity(),
         direction,
         optax.add_decayed_weights(o.weight_decay, mask=decayed),
-        optax.stateless(lambda updates, _: jax.tree.map(lambda u, r: -r * u, updates, rates)),
+        optax.stateless(at_rates),
     )
 
 
-def _matrices(model: ModelConfig) -> Any:
-    """Which axes of each stacked weight are its matrix's inputs and outputs; the layers stay a
-    batch.
+def _muon(model: ModelConfig, beta: float) -> optax.GradientTransformation:
+    """Orthogonalised momentum for each layer's matrices, scaled by the square root of outputs per
+    input where there are more of them.
     """
+    axes, roles = (transformer.param_metadata(model, name) for name in ("axes", "role"))
 
     def matrix(axes: tuple[str, ...], role: str) -> Matrix | optax.MaskedNode:
         if role != "matrix":
@@ -88,12 +77,15 @@ def _matrices(model: ModelConfig) -> Any:
         inputs, outputs = (width, others) if width[0] == 1 else (others, width)
         return Matrix(reduction_axis=inputs, output_axis=outputs)
 
-    axes, roles = (transformer.param_metadata(model, name) for name in ("axes", "role"))
-    return jax.tree.map(matrix, axes, roles, is_leaf=lambda x: isinstance(x, tuple))
+    def scaled(update: jax.Array, matrix: Matrix) -> jax.Array:
+        inputs, outputs = (
+            math.prod(update.shape[i] for i in axes)
+            for axes in (matrix.reduction_axis, matrix.output_axis)
+        )
+        return update * max(1.0, outputs / inputs) ** 0.5
 
-
-def _shape_scale(shape: tuple[int, ...], matrix: Any) -> float:
-    inputs, outputs = (
-        math.prod(shape[i] for i in axes) for axes in (matrix.reduction_axis, matrix.output_axis)
+    matrices = jax.tree.map(matrix, axes, roles, is_leaf=lambda x: isinstance(x, tuple))
+    return optax.chain(
+        optax.contrib.scale_by_muon(beta=beta, weight_dimension_numbers=matrices),
+        optax.stateless(lambda updates, _: jax.tree.map(scaled, updates, matrices)),
     )
-    return max(1.0, outputs / inputs) ** 0.5

@@ -109,7 +109,7 @@ def train_step(experiment: Experiment, state: TrainState, batch: Batch, stop: ja
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
         (loss, grads), _ = jax.lax.scan(add, zeros, parts)
 
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     rate = learning_rate(experiment)(state.step)
     updates, optimizer = make_optimizer(experiment).update(grads, state.optimizer, state.params)
