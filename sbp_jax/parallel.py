@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sbp_jax.config import MeshConfig
@@ -90,9 +91,21 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
             "one of them to -1"
         )
     sizes = [len(devices) // known if s == -1 else s for s in sizes]
-    return jax.make_mesh(
-        sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+    auto = (AxisType.Auto,) * len(MESH_AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1 or (devices[0].platform != "tpu" and sizes[0] % slices):
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=auto, devices=devices)
+    if sizes[0] % slices:
+        raise UserError(
+            f"config.mesh.replica={sizes[0]} has to be a multiple of the {slices} slices: only "
+            "that axis may cross the slow network between them"
+        )
+    within = [sizes[0] // slices, *sizes[1:]]
+    across = [slices] + [1] * (len(sizes) - 1)
+    grid = mesh_utils.create_hybrid_device_mesh(
+        within, across, devices, allow_split_physical_axes=True
     )
+    return Mesh(grid, MESH_AXES, axis_types=auto)
 
 
 def spec(*axes: str | None) -> PartitionSpec:
