@@ -25,9 +25,9 @@ from sbp_jax.parallel import batch_sharding, make_mesh
 from sbp_jax.training.step import (
     batch_shapes,
     init_state,
-    lower_train_step,
     state_shardings,
     stop_flags,
+    trace_train_step,
 )
 
 SECONDS = 5.0
@@ -54,7 +54,7 @@ def step_tokens_per_second(steps: int) -> float:
     laptop = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "laptop.py"))
     experiment = resolve(laptop["get_config"]())
     mesh = make_mesh(experiment.mesh, jax.devices()[:1])
-    step = lower_train_step(experiment, mesh).compile()
+    step = trace_train_step(experiment, mesh).lower().compile()
     state = jax.jit(partial(init_state, experiment))()
     batch = jax.tree.map(lambda x: jax.numpy.ones(x.shape, x.dtype), batch_shapes(experiment))
     state, batch = jax.device_put(

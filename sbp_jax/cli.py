@@ -57,7 +57,8 @@ def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")
         sys.stderr.flush(), sys.stdout.flush()
         os._exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr, flush=True)
+        # A second one, in the loop of training, which saves at the first; or one before it began.
+        print("interrupted; resume with the same command", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)
 
 

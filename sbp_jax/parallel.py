@@ -6,8 +6,10 @@ in Auto mode: `constrain` states the layouts that matter and the compiler derive
 """
 
 import glob
+import logging
 import os
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +20,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sbp_jax.config import MeshConfig
 from sbp_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MESH_AXES = ("replica", "fsdp", "tensor", "context")
 
@@ -40,14 +44,17 @@ AXES: Mapping[str, Any] = {
 def start_processes() -> None:
     """Joins the other processes of this run, if the environment says that there are any.
 
-    In this order: our own three variables (launch/local.sh sets them), then whatever cluster JAX
-    knows: Slurm, Open MPI, Kubernetes, Cloud TPU. Has to run before the first use of a device.
+    Our own three variables (launch/local.sh sets them) come first, then what JAX recognises: Slurm,
+    Open MPI, TPUs in Google's cloud. Has to run before the first use of a device.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if find_spec("libtpu") and not find_spec("jax_cuda13_plugin") and not _tpu_chips():
-        # Installed to compile for TPUs elsewhere: asked for devices, it only complains.
-        jax.config.update("jax_platforms", "cpu")
     env = os.environ
+    chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    other_plugins = entry_points(group="jax_plugins")
+    if find_spec("libtpu") and not chips and not other_plugins and "JAX_PLATFORMS" not in env:
+        # Installed to compile for TPUs elsewhere: asked for devices, it only complains.
+        log.info("libtpu is installed, but there is no TPU: running on the CPU")
+        jax.config.update("jax_platforms", "cpu")
     if "JAX_COORDINATOR_ADDRESS" in env:
         try:
             count, index = int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
@@ -63,12 +70,11 @@ def start_processes() -> None:
         or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
         or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
         or "MEGASCALE_COORDINATOR_ADDRESS" in env
+        or chips
     ):
         jax.distributed.initialize()
-
-
-def _tpu_chips() -> list[str]:
-    return glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    if jax.process_index():
+        logging.getLogger("sbp_jax").setLevel(logging.WARNING)  # the first one speaks for all
 
 
 def make_mesh(config: MeshConfig, devices=None) -> Mesh:
@@ -106,6 +112,12 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
         within, across, devices, allow_split_physical_axes=True
     )
     return Mesh(grid, MESH_AXES, axis_types=auto)
+
+
+def platform() -> str:
+    """What the program being traced will run on: the ambient mesh's devices, or JAX's default."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
 def spec(*axes: str | None) -> PartitionSpec:

@@ -7,6 +7,7 @@ The same command resumes an interrupted run and does nothing for a finished one.
 start it on each of them (launch/).
 """
 
+import dataclasses
 import json
 import logging
 import resource
@@ -16,9 +17,9 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import flags
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sbp_jax import cli, config, files, parallel
@@ -31,17 +32,22 @@ from sbp_jax.inference.sampler import generate
 from sbp_jax.model import transformer
 from sbp_jax.tokenize import prepare_store
 from sbp_jax.training import flops
-from sbp_jax.training.checkpoint import Checkpoints, restore_params
-from sbp_jax.training.loop import Clock, fit
-from sbp_jax.training.metrics import Metrics
-from sbp_jax.training.preflight import check_fit, describe
+from sbp_jax.training.checkpoint import (
+    Checkpoints,
+    check_architecture,
+    restore_params,
+    run_folder,
+)
+from sbp_jax.training.loop import Clock, fit, hours
+from sbp_jax.training.metrics import Metrics, read_lines
+from sbp_jax.training.preflight import check_memory, check_split, describe
 from sbp_jax.training.step import (
     TrainState,
     eval_step,
     init_state,
-    lower_train_step,
     state_shapes,
     state_shardings,
+    trace_train_step,
 )
 
 INIT_FROM = flags.DEFINE_string(
@@ -52,44 +58,56 @@ ALLOW_CHANGE = flags.DEFINE_bool(
     False,
     "Resume even though the config differs from the one that the run began with.",
 )
+PREPARATION_MS = 7 * 24 * 3600 * 1000  # tokenizing may take as long as it takes
 log = logging.getLogger(__name__)
 
 
 def main() -> None:
     experiment = cli.experiment()
+    if INIT_FROM.value:
+        experiment = dataclasses.replace(experiment, init_from=INIT_FROM.value)
     parallel.start_processes()
-    train(experiment, cli.WORKDIR.value, init_from=INIT_FROM.value, allow_change=ALLOW_CHANGE.value)
+    train(experiment, cli.WORKDIR.value, allow_change=ALLOW_CHANGE.value)
 
 
 def train(
-    experiment: Experiment,
-    workdir: epath.PathLike,
-    *,
-    init_from: str | None = None,
-    allow_change: bool = False,
+    experiment: Experiment, workdir: epath.PathLike, *, allow_change: bool = False
 ) -> dict[str, Any]:
     """One run from start, or from where it was interrupted, to its summary."""
-    workdir = epath.Path(workdir).absolute()
-    clock = Clock()
-    primary = jax.process_index() == 0
+    workdir = files.absolute(workdir)
 
     # The workdir, which may hold a part of this run, or all of it.
     refuse_other_config(workdir, experiment, allow_change)
-    if (workdir / "summary.json").exists():
+    if summary := finished(workdir, experiment):
         log.info("%s: this run is finished; nothing to do", workdir)
-        return json.loads((workdir / "summary.json").read_text())
+        return summary
 
     # Devices, and whether the model fits them.
     mesh = parallel.make_mesh(experiment.mesh)
-    check_fit(experiment, mesh)
+    check_split(experiment, mesh)
+    check_memory(experiment, mesh)
+    if experiment.init_from:
+        check_architecture(experiment.init_from, state_shapes(experiment).params)
+
+    if jax.process_index():
+        return _train(experiment, workdir, mesh, primary=False)
+    with files.exclusive(workdir / ".lock", f"{workdir}: another process is training there"):
+        return _train(experiment, workdir, mesh, primary=True)
+
+
+def _train(
+    experiment: Experiment, workdir: epath.Path, mesh: jax.sharding.Mesh, *, primary: bool
+) -> dict[str, Any]:
+    clock = Clock()
     shardings = state_shardings(experiment, mesh)
 
-    # Data: tokens, and the order in which the steps see them.
+    # Data: tokens, and the order in which the steps see them. One process prepares, all read.
+    barrier = ocp.multihost.get_barrier_sync_fn()
     if not primary:
-        multihost_utils.sync_global_devices("data prepared")
+        barrier(key="data prepared", timeout_ms=PREPARATION_MS)
     tokenizer, sources, held_out = prepare_data(experiment, workdir)
     if primary:
-        multihost_utils.sync_global_devices("data prepared")
+        barrier(key="data prepared", timeout_ms=PREPARATION_MS)
     loader = Loader(
         sources,
         seed=experiment.seed,
@@ -98,35 +116,45 @@ def train(
         num_steps=experiment.num_steps,
         document_mask=experiment.data.document_mask,
     )
+    evaluate = held_out_loss(experiment, mesh, held_out)
 
     # The state: from the newest checkpoint, from other weights, or from the seed.
     checkpoints = Checkpoints(workdir, experiment.checkpoint)
-    state, meta = first_state(experiment, checkpoints, shardings, init_from)
+    state, meta = first_state(experiment, checkpoints, shardings)
     if meta.setdefault("data", loader.fingerprint) != loader.fingerprint:
         raise UserError(
-            f"{workdir}: the data are not those that this run began with; put them back or use "
-            "another --workdir"
+            f"{workdir}: the checkpoints were trained on other data, or in another order: a text, "
+            "the seed, batch_size, sequence_length, or the budget or weights of a mixture changed; "
+            "put them back, or begin another --workdir with --init_from"
+        )
+    if int(state.step) > experiment.num_steps:
+        raise UserError(
+            f"{workdir}: {int(state.step)} steps are done, more than the {experiment.num_steps} of "
+            "config.train.tokens; raise it, or use another --workdir"
         )
     clock.add(meta.get("clock", {}))
     if primary:  # only now: a run that was refused above has not taken the workdir
         files.write_bytes(workdir / "config.json", config.to_json(experiment).encode())
 
     # The step, compiled once.
-    step = lower_train_step(experiment, mesh).compile()
+    log.info("compiling the step")
+    step = trace_train_step(experiment, mesh).lower().compile()
     peak, peak_source = flops.peak_flops(jax.local_devices()[0])
     describe(experiment, mesh, loader, step, peak, peak_source, int(state.step))
     clock.charge("start")
 
     # The loop.
     metrics = Metrics(workdir, experiment, int(state.step), primary)
-    with loader.batches(parallel.batch_sharding(mesh), int(state.step)) as batches:
-        state, finished = fit(
+    with loader.batches(
+        parallel.batch_sharding(mesh), int(state.step), threads=experiment.data.workers
+    ) as batches:
+        state, done = fit(
             experiment,
             state,
             mesh=mesh,
             step=step,
             batches=batches,
-            evaluate=held_out_loss(experiment, mesh, held_out),
+            evaluate=evaluate,
             checkpoints=checkpoints,
             metrics=metrics,
             peak_flops=peak,
@@ -135,7 +163,7 @@ def train(
         )
     metrics.close()
     checkpoints.close()
-    if not finished:
+    if not done:
         log.info(
             "stopped after step %d of %d; resume with the same command",
             int(state.step),
@@ -146,15 +174,15 @@ def train(
         return {}
 
     # What came of it.
-    if experiment.train.samples and jax.process_count() == 1:
+    if jax.process_count() == 1:  # the sampler has no version for several
         print_samples(experiment, state, tokenizer)
     summary = summarize(experiment, workdir, clock)
     files.write_json(workdir / "summary.json", summary)
     log.info(
-        "held-out loss %.4f; wrote %s and %s",
-        summary["eval_loss"],
-        workdir / "metrics.jsonl",
-        workdir / "summary.json",
+        "done in %s: held-out loss %s; metrics.jsonl and summary.json are in %s",
+        hours(summary["wall_s"]),
+        summary["eval_loss"] and round(summary["eval_loss"], 4),
+        workdir,
     )
     return summary
 
@@ -162,19 +190,35 @@ def train(
 def refuse_other_config(workdir: epath.Path, experiment: Experiment, allow_change: bool) -> None:
     """A run goes on under the config it began with, unless it is told otherwise."""
     path = workdir / "config.json"
-    if path.exists():
-        changed = config.differences(config.from_json(path.read_text()), experiment)
-        if changed and not allow_change:
-            raise UserError(
-                f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
-                "use another --workdir, or --allow_config_change to go on with the new one"
-            )
-        for change in changed:
-            log.warning("config changed: %s", change)
+    if not path.exists():
+        return
+    try:
+        changed = config.differences(path.read_text(), experiment)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); use another --workdir") from error
+    if changed and not allow_change:
+        raise UserError(
+            f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
+            "use another --workdir, or --allow_config_change to go on with the new one"
+        )
+    for change in changed:
+        log.warning("config changed: %s", change)
+
+
+def finished(workdir: epath.Path, experiment: Experiment) -> dict[str, Any] | None:
+    """The summary of a run that has nothing left to do."""
+    path = workdir / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); delete it and run again") from error
+    return summary if summary["steps"] >= experiment.num_steps else None
 
 
 def first_state(
-    experiment: Experiment, checkpoints: Checkpoints, shardings: TrainState, init_from: str | None
+    experiment: Experiment, checkpoints: Checkpoints, shardings: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
     """The newest sound checkpoint; else the weights of `init_from`; else the seed's."""
     found = checkpoints.restore(state_shapes(experiment), shardings)
@@ -182,12 +226,12 @@ def first_state(
         log.info("resuming after step %d of %d", int(found[0].step), experiment.num_steps)
         return found
     params = None
-    if init_from:
-        params, step = restore_params(
-            init_from, transformer.param_shapes(experiment.model), shardings.params
-        )
-        log.info("weights from %s, step %d", init_from, step)
-    return jax.jit(partial(init_state, experiment), out_shardings=shardings)(params), {}
+    if experiment.init_from:
+        shapes = state_shapes(experiment).params
+        params, step = restore_params(experiment.init_from, shapes, shardings.params)
+        log.info("weights from %s, step %d", experiment.init_from, step)
+    make = jax.jit(partial(init_state, experiment), out_shardings=shardings, donate_argnums=0)
+    return make(params), {}
 
 
 def prepare_data(
@@ -197,6 +241,8 @@ def prepare_data(
     data = experiment.data
     parts = data.mixture or {"train": Source(data.input)}
     tokenizer, sources = data.tokenizer, {}
+    if experiment.init_from and not tokenizer:  # the weights know no other ids
+        tokenizer = str(run_folder(experiment.init_from) / "tokenizer")
     for name, part in parts.items():
         store = prepare_store(part.input, workdir / "data" / name, experiment, tokenizer)
         tokenizer = tokenizer or str(store.path / "tokenizer")
@@ -217,34 +263,42 @@ def prepare_data(
             f"config.model.vocab_size={vocab}; set --config.model.vocab_size={loaded.vocab_size}, "
             "or use another tokenizer"
         )
-    loaded.save(workdir / "tokenizer")
+    for store in [*(store for store, _, _ in sources.values()), held_out[0]]:
+        if store.manifest["tokenizer"] != loaded.fingerprint:
+            raise UserError(
+                f"{store.path}: its ids are not those of the tokenizer {tokenizer}; make the store "
+                "again with that one"
+            )
+    if jax.process_index() == 0:
+        loaded.save(workdir / "tokenizer")
     return loaded, sources, held_out
 
 
 def held_out_loss(
     experiment: Experiment, mesh: jax.sharding.Mesh, held_out: tuple[TokenStore, str]
 ) -> Callable[[TrainState], float]:
-    """A function of the state: mean cross-entropy, in nats a token, over the same windows each
-    time.
-    """
+    """A function of the state: mean cross-entropy in nats, on the same windows each time."""
     store, part = held_out
     step = jax.jit(
         partial(eval_step, experiment), out_shardings=NamedSharding(mesh, PartitionSpec())
     )
 
+    batches = partial(
+        held_out_batches,
+        store,
+        part=part,
+        sequence_length=experiment.data.sequence_length,
+        batch_size=experiment.train.batch_size // experiment.train.accumulate,
+        max_sequences=experiment.eval.max_sequences,
+        sharding=parallel.batch_sharding(mesh),
+        document_mask=experiment.data.document_mask,
+    )
+    batches()  # refuses an empty part now, not at the first evaluation
+
     def evaluate(state: TrainState) -> float:
         total = np.zeros(2)
-        batches = held_out_batches(
-            store,
-            part=part,
-            sequence_length=experiment.data.sequence_length,
-            batch_size=experiment.train.batch_size,
-            max_sequences=experiment.eval.max_sequences,
-            sharding=parallel.batch_sharding(mesh),
-            document_mask=experiment.data.document_mask,
-        )
         with jax.set_mesh(mesh):
-            for batch in batches:
+            for batch in batches():
                 total += np.asarray(step(state.params, batch), np.float64)
         return float(total[0] / total[1])
 
@@ -253,7 +307,10 @@ def held_out_loss(
 
 def summarize(experiment: Experiment, workdir: epath.Path, clock: Clock) -> dict[str, Any]:
     """The run in a few numbers; the losses are those of metrics.jsonl."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    path = workdir / "metrics.jsonl"
+    lines = read_lines(path)
+    if not lines or lines[-1]["step"] != experiment.num_steps:
+        raise UserError(f"{path}: its last lines are missing; was the file moved or edited?")
     evaluations = [{"step": x["step"], "loss": x["eval_loss"]} for x in lines if "eval_loss" in x]
     per_token = flops.flops_per_token(experiment.model, experiment.data.sequence_length)
     return {
@@ -274,6 +331,8 @@ def summarize(experiment: Experiment, workdir: epath.Path, clock: Clock) -> dict
 
 def print_samples(experiment: Experiment, state: TrainState, tokenizer: Tokenizer) -> None:
     """A few texts at temperature 0.8, each from an empty beginning."""
+    if not experiment.train.samples:
+        return
     begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     texts = generate(
         experiment.model,

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sbp_jax import parallel
 from sbp_jax.errors import UserError
 
 # In the order of preference; xla comes last everywhere, for it can do everything.
@@ -49,7 +50,7 @@ def attention(
         raise ValueError("attention: q_segments and kv_segments must be given together")
     mesh = jax.sharding.get_abstract_mesh()
     if platform is None:
-        platform = jax.default_backend() if mesh.empty else mesh.abstract_device.platform
+        platform = parallel.platform()
     cached = q_positions is not None or kv_positions is not None or q.shape[1] != k.shape[1]
     context = mesh.shape.get("context", 1)
     chosen = choose_backend(

@@ -7,6 +7,8 @@ they are computed in pieces of the sequence, forward and backward.
 import jax
 import jax.numpy as jnp
 
+from sbp_jax.parallel import platform
+
 
 def cross_entropy(
     hidden: jax.Array,  # [B, T, D] in the compute dtype
@@ -48,7 +50,7 @@ def cross_entropy(
 
 
 def _sums(hidden, head, targets, weights, z_loss, logit_scale):
-    logits = _project(hidden, head) * logit_scale
+    logits = project(hidden, head) * logit_scale
     log_z = jax.nn.logsumexp(logits, axis=-1)
     # Not a gather: the vocabulary may be split over devices, and a gather's gradient is a scatter.
     is_label = jnp.arange(head.shape[1]) == targets[..., None]
@@ -58,7 +60,7 @@ def _sums(hidden, head, targets, weights, z_loss, logit_scale):
 
 
 @jax.custom_vjp
-def _project(hidden: jax.Array, head: jax.Array) -> jax.Array:
+def project(hidden: jax.Array, head: jax.Array) -> jax.Array:
     """float32 logits of half-precision factors, whose gradients are half-precision matmuls as well.
 
     Left to itself, the float32 gradient of the logits would make both backward matmuls float32.
@@ -67,7 +69,7 @@ def _project(hidden: jax.Array, head: jax.Array) -> jax.Array:
 
 
 def _project_forward(hidden, head):
-    return _project(hidden, head), (hidden, head)
+    return project(hidden, head), (hidden, head)
 
 
 def _project_backward(residuals, gradient):
@@ -78,8 +80,10 @@ def _project_backward(residuals, gradient):
     return to_hidden.astype(hidden.dtype), to_head.astype(head.dtype)
 
 
-_project.defvjp(_project_forward, _project_backward)
+project.defvjp(_project_forward, _project_backward)
 
 
 def _matmul(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    if platform() == "cpu":  # which has no such product of half-precision factors
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)

@@ -19,7 +19,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from sbp_jax.config import ModelConfig
 from sbp_jax.model.attention import attention
-from sbp_jax.parallel import constrain
+from sbp_jax.model.loss import project
+from sbp_jax.parallel import constrain, platform
 
 Params = dict[str, Any]  # nested; leaves are arrays (or shapes, or shardings) under the same names
 
@@ -162,7 +163,9 @@ class Transformer(nnx.Module):
         c = self.config
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        x = gathered(self.embed, compute_dtype(c))[tokens]
+        # In float32, for its gradient is a sum over all the places of a token: in bfloat16 such a
+        # sum stops growing at 256 equal parts.
+        x = gathered(self.embed, jnp.float32)[tokens].astype(compute_dtype(c))
         x = constrain(x, "batch", "time", None)
         rope = rope_angles(positions, c)
 
@@ -195,8 +198,7 @@ class Transformer(nnx.Module):
 
     def logits(self, x) -> jax.Array:
         """[B, T, V] in float32; training uses loss.cross_entropy, which never holds them all."""
-        head = self.output_matrix().astype(x.dtype)
-        y = jnp.einsum("btd,dv->btv", x, head, preferred_element_type=jnp.float32)
+        y = project(x, self.output_matrix())
         return constrain(y, "batch", "time", "vocab") * self.logit_scale
 
     def init_cache(self, batch: int, slots: int, dtype=None) -> Cache:
@@ -208,7 +210,7 @@ class Transformer(nnx.Module):
 def rms_norm(x, weight, eps: float):
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-    return y.astype(x.dtype) * weight[...].astype(x.dtype)
+    return (y * weight[...]).astype(x.dtype)
 
 
 def rope_angles(positions, config: ModelConfig):
@@ -246,7 +248,7 @@ def gathered(weight: nnx.Param, dtype) -> jax.Array:
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
     if config.dtype == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        return jnp.dtype(jnp.float32 if platform() == "cpu" else jnp.bfloat16)
     return jnp.dtype(config.dtype)
 
 

@@ -8,7 +8,6 @@ is used.
 
 import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from sbp_jax import files
 from sbp_jax.config import CheckpointConfig
 from sbp_jax.errors import DISK_ERRORS, UserError
 from sbp_jax.training.step import TrainState
@@ -29,7 +29,7 @@ class Checkpoints:
     """The checkpoints of one run, in `workdir/checkpoints`."""
 
     def __init__(self, workdir: epath.PathLike, config: CheckpointConfig):
-        self.folder = epath.Path(workdir).absolute() / "checkpoints"
+        self.folder = files.absolute(workdir) / "checkpoints"
         self.manager = _manager(
             self.folder,
             max_to_keep=config.keep,
@@ -70,16 +70,13 @@ class Checkpoints:
     def restore(
         self, shapes: TrainState, shardings: TrainState
     ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest sound checkpoint, laid out as `shardings`, and its meta; None when there is
-        none.
-        """
-        target = jax.tree.map(_abstract, shapes, shardings)
-
-        def read(step: int) -> tuple[TrainState, dict[str, Any]]:
-            restored, meta = _read(self.manager, step, _items(target))
-            return TrainState(**restored["optimizer"], params=restored["params"]), meta
-
-        return _newest_sound(self.folder, sorted(self.manager.all_steps(), reverse=True), read)
+        """The newest sound checkpoint, laid out as `shardings`, and its meta, if there is one."""
+        target = _items(jax.tree.map(_abstract, shapes, shardings))
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        if not steps:
+            return None
+        restored, meta = _newest_sound(self.folder, steps, target)
+        return TrainState(**restored["optimizer"], params=restored["params"]), meta
 
     def close(self) -> None:
         self.manager.close()
@@ -87,27 +84,22 @@ class Checkpoints:
 
 def restore_params(path: epath.PathLike, shapes: Any, shardings: Any) -> tuple[Any, int]:
     """The parameters of a run's newest sound checkpoint, or of one of them; and its step."""
-    path = epath.Path(path).absolute()
-    folder, wanted = _locate(path)
-    manager = _manager(folder, read_only=True)
-    target = jax.tree.map(_abstract, shapes, shardings)
+    folder, steps = _locate(files.absolute(path))
+    target = {"params": jax.tree.map(_abstract, shapes, shardings)}
+    restored, meta = _newest_sound(folder, steps, target)
+    return restored["params"], meta["step"]
 
-    def read(step: int) -> tuple[Any, int]:
-        return _read(manager, step, {"params": target})[0]["params"], step
 
-    steps = [wanted] if wanted is not None else sorted(manager.all_steps(), reverse=True)
-    found = _newest_sound(folder, steps, read)
-    manager.close()
-    if found is None:
-        raise UserError(
-            f"{path}: no checkpoint there; give a run's workdir, or one folder of its checkpoints/"
-        )
-    return found
+def check_architecture(path: epath.PathLike, shapes: Any) -> None:
+    """Refuses weights that are missing or of another shape, without reading them."""
+    folder, steps = _locate(files.absolute(path))
+    described = _reader(folder).item_metadata(steps[0])["params"]
+    _check_shapes(folder / str(steps[0]), described, shapes)
 
 
 def run_folder(path: epath.PathLike) -> epath.Path:
     """The workdir that a checkpoint path belongs to: where its config.json and tokenizer are."""
-    return _locate(epath.Path(path).absolute())[0].parent
+    return _locate(files.absolute(path))[0].parent
 
 
 def checksums(tree: Any) -> dict[str, int]:
@@ -158,41 +150,73 @@ def _manager(folder: epath.Path, **options: Any) -> ocp.CheckpointManager:
     )
 
 
+def _reader(folder: epath.Path) -> ocp.CheckpointManager:
+    """Reads without waiting for the other processes."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
+    )
+    return _manager(
+        folder,
+        read_only=True,
+        create=False,
+        save_interval_steps=0,
+        multiprocessing_options=alone,
+    )
+
+
+def _newest_sound(
+    folder: epath.Path, steps: list[int], targets: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The items of the first step that all processes can read, and its meta; every step that is
+    passed over is reported.
+
+    Each process reads on its own: Orbax' default is to wait for the others, for ever if one of them
+    has met with damage.
+    """
+    reader = _reader(folder)
+    for step in steps:
+        restored: dict[str, Any] = {}
+        damage = None
+        try:
+            restored, meta = _read(reader, step, targets)
+        except (UserError, MemoryError, PermissionError):
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            damage = " ".join(str(error).split())[:300]
+        readable = multihost_utils.process_allgather(np.array(bool(restored)))
+        if not readable.all():
+            damage = damage or "another process cannot read its part"
+        elif wrong := _wrong_sums(restored, meta):
+            damage = f"{', '.join(wrong)}: not what was saved, by checksum"
+        if damage is None:
+            return restored, meta
+        where = folder / str(step)
+        log.warning("checkpoint %s is damaged (%s); trying the one before it", where, damage)
+    raise UserError(f"{folder}: none of the checkpoints {steps} can be read")
+
+
 def _read(
-    manager: ocp.CheckpointManager, step: int, targets: dict[str, Any]
-) -> tuple[dict[str, Any], dict]:
-    meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    reader: ocp.CheckpointManager, step: int, targets: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    meta = reader.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    described = reader.item_metadata(step)
     for name, target in targets.items():
-        described = manager.item_metadata(step)[name]
-        _check_shapes(manager.directory / str(step), described, target)
+        _check_shapes(reader.directory / str(step), described[name], target)
     args = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
-    restored = manager.restore(step, args=ocp.args.Composite(**args))
-    for name in targets:
-        for array, value in checksums(restored[name]).items():
-            if value != meta["checksums"][name][array]:
-                raise OSError(f"{name}{array} does not match its checksum")
+    restored = reader.restore(step, args=ocp.args.Composite(**args))
     return {name: restored[name] for name in targets}, meta
 
 
-def _newest_sound(folder: epath.Path, steps: list[int], read: Callable[[int], Any]) -> Any:
-    """What `read` makes of the first step that it can read; every one passed over is reported."""
-    for step in steps:
-        found, reason = None, "another process cannot read its part"
-        try:
-            found = read(step)
-        except UserError:
-            raise
-        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-            reason = " ".join(str(error).split())[:300]
-        if multihost_utils.process_allgather(np.array(found is not None)).all():
-            return found
-        where = folder / str(step)
-        log.warning("checkpoint %s is damaged (%s); trying the one before it", where, reason)
-    if steps:
-        raise UserError(
-            f"{folder}: none of the checkpoints {steps} can be read; delete it to start over"
-        )
-    return None
+def _wrong_sums(items: dict[str, Any], meta: dict[str, Any]) -> list[str]:
+    return [
+        name + array
+        for name, tree in items.items()
+        for array, value in checksums(tree).items()
+        if value != meta["checksums"][name].get(array)
+    ]
 
 
 def _check_shapes(path: epath.Path, described: Any, target: Any) -> None:
@@ -219,17 +243,18 @@ def _check_shapes(path: epath.Path, described: Any, target: Any) -> None:
             )
 
 
-def _locate(path: epath.Path) -> tuple[epath.Path, int | None]:
-    """The `checkpoints` folder that a path means, and the step if it names one."""
-    if path.name.isdigit() and (path.parent / path.name / "meta").exists():
-        return path.parent, int(path.name)
-    if (path / "checkpoints").exists():
-        return path / "checkpoints", None
-    if path.name == "checkpoints" and path.exists():
-        return path, None
-    raise UserError(
-        f"{path}: no checkpoint there; give a run's workdir, or one folder of its checkpoints/"
-    )
+def _locate(path: epath.Path) -> tuple[epath.Path, list[int]]:
+    """The `checkpoints` folder that a path means, and the steps to try, newest first."""
+    if path.name.isdigit() and (path / "meta").exists():
+        return path.parent, [int(path.name)]
+    folder = path if path.name == "checkpoints" else path / "checkpoints"
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    if not steps:
+        raise UserError(
+            f"{path}: no checkpoint there; give a run's workdir, or one folder of its checkpoints/"
+        )
+    return folder, steps
 
 
 def _cannot_write(folder: epath.Path, error: Exception) -> UserError:

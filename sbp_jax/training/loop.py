@@ -71,18 +71,20 @@ def fit(
     flags = {flag: stop_flags(mesh, flag) for flag in (False, True)}
     profile = profile_range(t.profile_steps)
     pending: tuple[int, dict[str, jax.Array]] | None = None
-    stopping = False
+    stopping = tracing = False
     with _stop_requests() as requested:
         for number in range(start + 1, end + 1):
-            if profile and number == profile[0]:
+            if profile and not tracing and profile[0] <= number <= profile[1]:
                 jax.profiler.start_trace(str(checkpoints.folder.parent / "profile"))
+                tracing = True
             state, values = step(state, next(batches), flags[requested()])
             if pending:
                 stopping = reporter.report(*pending)
             pending = number, values
-            if profile and number == profile[1]:
+            if profile and tracing and (number in (profile[1], end) or stopping):
                 jax.block_until_ready(values)
                 jax.profiler.stop_trace()
+                tracing = False
             evaluating = number == end or (
                 experiment.eval.every_steps and number % experiment.eval.every_steps == 0
             )
@@ -95,11 +97,13 @@ def fit(
                 stopping = reporter.report(number, host_values, extra) or stopping
                 saving = saving or stopping
                 pending = None
-            if saving:
+            if saving and host_values["skipped_in_a_row"] and number < end:
+                # The weights may be what makes the gradient infinite: the checkpoints before stay.
+                log.warning("step %d: no checkpoint: its gradient was not finite", number)
+            elif saving:
                 metrics.flush()
-                checkpoints.save(
-                    state, {**meta, "clock": clock.spent, "running_loss": reporter.running_loss}
-                )
+                carried = {"clock": dict(clock.spent), "running_loss": reporter.running_loss}
+                checkpoints.save(state, meta | carried)
                 clock.charge("checkpoints")
             if stopping:
                 break
@@ -145,8 +149,8 @@ class Reporter:
         if values["skipped_in_a_row"] >= t.max_skipped:
             raise UserError(
                 f"step {number}: {t.max_skipped} gradients in a row were not finite; lower "
-                "config.optimizer.peak_lr or config.optimizer.clip_norm, or look at the data. The "
-                "checkpoints hold the weights from before"
+                "config.optimizer.peak_lr or config.optimizer.clip_norm, or look at the data. No "
+                "checkpoint was written since the first of them"
             )
         if math.isfinite(loss):
             self.running_loss = (
@@ -167,7 +171,7 @@ class Reporter:
             "tokens_per_s": round(speed, 1),
             "mfu": round(mfu, 4),
             "skipped": values["skipped"],
-            **extra,
+            **{name: _finite(value) for name, value in extra.items()},
         }
         self.metrics.write(number, line)
         per_step = (time.perf_counter() - self.started) / (number - self.start_step)

@@ -6,6 +6,7 @@ past it is dropped first, so that the file is the one of a run that was never in
 """
 
 import json
+import logging
 import os
 import sys
 from typing import Any
@@ -16,6 +17,8 @@ from sbp_jax import files
 from sbp_jax.config import Experiment
 from sbp_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 
 class Metrics:
     """Written by the first process alone; on the others every call does nothing."""
@@ -25,7 +28,9 @@ class Metrics:
         if not primary:
             return
         self.writers.append(JsonLines(workdir / "metrics.jsonl", start_step))
-        if experiment.train.tensorboard:
+        if experiment.train.tensorboard and files.is_remote(workdir):
+            log.warning("%s: TensorBoard files need a local workdir; left out", workdir)
+        elif experiment.train.tensorboard:
             self.writers.append(TensorBoard(workdir / "tensorboard", start_step))
         if experiment.train.wandb:
             self.writers.append(Wandb(experiment.train.wandb, workdir, experiment))
@@ -45,32 +50,57 @@ class Metrics:
 
 
 class JsonLines:
+    """A line for each logged step. In object storage, where nothing can be appended, the whole
+    object is written again at each flush.
+    """
+
     def __init__(self, path: epath.Path, start_step: int):
         self.path = path
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= start_step]
-        files.write_bytes(path, "".join(line + "\n" for line in kept).encode())
-        self.file = path.open("a")
+        self.lines = [line for line in read_lines(path) if line["step"] <= start_step]
+        self._rewrite()
+        self.file = None if files.is_remote(path) else open(path, "a")  # noqa: SIM115
 
-    def _lines(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        *whole, _torn = self.path.read_text().split(
-            "\n"
-        )  # a line without its newline was cut by a crash
-        return whole
+    def _rewrite(self) -> None:
+        files.write_bytes(self.path, "".join(_json_line(line) for line in self.lines).encode())
 
     def write(self, step: int, values: dict[str, Any]) -> None:
+        line = {"step": step, **values}
         try:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-            self.file.flush()
+            if self.file is None:
+                self.lines.append(line)
+            else:
+                self.file.write(_json_line(line))
+                self.file.flush()
         except OSError as error:
             raise UserError(f"{self.path}: cannot write: {error.strerror}") from error
 
     def flush(self) -> None:
-        os.fsync(self.file.fileno())
+        if self.file is None:
+            self._rewrite()
+        else:
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        self.file.close()
+        self.flush()
+        if self.file is not None:
+            self.file.close()
+
+
+def read_lines(path: epath.Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; one without its newline was cut by a crash."""
+    if not path.exists():
+        return []
+    *whole, _torn = path.read_text().split("\n")
+    try:
+        return [json.loads(line) for line in whole]
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not JSON ({error}); mend the line, or use another --workdir"
+        ) from error
+
+
+def _json_line(line: dict[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"
 
 
 class TensorBoard:

@@ -13,8 +13,8 @@ from sbp_jax.model import transformer
 log = logging.getLogger(__name__)
 
 
-def check_fit(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
-    """Refuses what these devices cannot hold or split, before anything is allocated."""
+def check_split(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Refuses what the mesh cannot split evenly."""
     m, t, length = mesh.shape, experiment.train, experiment.data.sequence_length
     rows = m["replica"] * m["fsdp"]
     if (t.batch_size // t.accumulate) % rows:
@@ -29,6 +29,11 @@ def check_fit(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         )
     axes = transformer.param_metadata(experiment.model, "axes")
     parallel.check_divisible(mesh, transformer.param_shapes(experiment.model), axes)
+
+
+def check_memory(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Refuses what the devices cannot hold, before anything is allocated."""
+    m = mesh.shape
     # Parameter, gradient and two moments, in float32: less than a step needs, so a refusal is
     # certain.
     need = 16 * transformer.num_params(experiment.model) / (m["fsdp"] * m["tensor"])

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey, tree_flatten_with_path, tree_map_with_path
 
 from sbp_jax import parallel
-from sbp_jax.config import Experiment, ModelConfig
+from sbp_jax.config import Experiment
 from sbp_jax.model import transformer
 from sbp_jax.model.loss import cross_entropy
 from sbp_jax.training.optimizer import learning_rate, make_optimizer
@@ -70,10 +70,13 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(key.key for key in path if isinstance(key, DictKey))
 
 
-def loss_sums(model: ModelConfig, params: transformer.Params, batch: Batch, z_loss: float = 0.0):
+def loss_sums(
+    experiment: Experiment, params: transformer.Params, batch: Batch, z_loss: float = 0.0
+):
     """Sums over the batch's weighted tokens: cross-entropy, and z-loss times its coefficient."""
+    model = experiment.model
     bound = transformer.bind(model, params)
-    hidden, _ = bound(batch["inputs"], batch["segments"])
+    hidden, _ = bound(batch["inputs"], batch["segments"] if experiment.data.document_mask else None)
     return cross_entropy(
         hidden,
         bound.output_matrix(),
@@ -91,7 +94,7 @@ def train_step(experiment: Experiment, state: TrainState, batch: Batch, stop: ja
     tokens = jnp.maximum(batch["weights"].sum(), 1.0)
 
     def objective(params, part):
-        ce, z = loss_sums(experiment.model, params, part, t.z_loss)
+        ce, z = loss_sums(experiment, params, part, t.z_loss)
         return (ce + z) / tokens, ce / tokens
 
     gradient = jax.value_and_grad(objective, has_aux=True)
@@ -140,7 +143,7 @@ def _strided(x: jax.Array, parts: int) -> jax.Array:
 
 def eval_step(experiment: Experiment, params: transformer.Params, batch: Batch) -> jax.Array:
     """[sum of cross-entropy, number of tokens]"""
-    ce, _ = loss_sums(experiment.model, params, batch)
+    ce, _ = loss_sums(experiment, params, batch)
     return jnp.stack([ce, batch["weights"].sum()])
 
 
@@ -161,8 +164,8 @@ def stop_flags(mesh: Mesh, flag: bool) -> jax.Array:
     return jax.make_array_from_callback(local.shape, sharding, lambda index: local[index])
 
 
-def lower_train_step(experiment: Experiment, mesh: Mesh, platforms: tuple[str, ...] | None = None):
-    """The step lowered for a mesh, whose devices need not be on this machine."""
+def trace_train_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Traced:
+    """The step traced for a mesh, whose devices need not be on this machine."""
     shardings = state_shardings(experiment, mesh)
     batch = jax.tree.map(lambda _: parallel.batch_sharding(mesh), batch_shapes(experiment))
     flags = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -174,9 +177,8 @@ def lower_train_step(experiment: Experiment, mesh: Mesh, platforms: tuple[str, .
         donate_argnums=0,
     )
     with jax.set_mesh(mesh):
-        traced = step.trace(
+        return step.trace(
             state_shapes(experiment),
             batch_shapes(experiment),
             jax.ShapeDtypeStruct((mesh.size,), jnp.int32),
         )
-        return traced.lower(lowering_platforms=platforms)

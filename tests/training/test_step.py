@@ -26,9 +26,9 @@ from sbp_jax.training.optimizer import learning_rate
 from sbp_jax.training.step import (
     eval_step,
     init_state,
-    lower_train_step,
     state_shardings,
     stop_flags,
+    trace_train_step,
 )
 
 STEPS, BATCH, TIME, VOCAB = 20, 8, 32, 64
@@ -83,7 +83,7 @@ def initial(**changes):
 def compiled(sizes, **changes):
     """A function of a state, a batch and the flags, all of which may be on the host."""
     e, mesh = experiment(**changes), mesh_of(sizes)
-    step = lower_train_step(e, mesh).compile(QUICKLY)
+    step = trace_train_step(e, mesh).lower().compile(QUICKLY)
     layouts = state_shardings(e, mesh), parallel.batch_sharding(mesh)
 
     go_on = stop_flags(mesh, False)
