@@ -21,9 +21,7 @@ from sbp_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A Llama 3 decoder with per-head QK-norm. The first group is the architecture, stored with a
-    checkpoint.
-    """
+    """A Llama 3 decoder with per-head QK-norm. The first group of fields is its architecture."""
 
     num_layers: int = 4
     d_model: int = 128
@@ -56,11 +54,6 @@ class ModelConfig:
         True  # one compiled layer, looped; unrolled is a little faster on small models
     )
     loss_chunks: int = 1  # pieces of the sequence whose logits exist at one time
-
-    def architecture(self) -> dict[str, Any]:
-        """The fields that decide which function the parameters compute."""
-        compute = {"dtype", "attention", "remat", "scan_layers", "loss_chunks"}
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in compute}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +163,7 @@ class Experiment:
     """One file describes a whole experiment; each stage reads its own section."""
 
     seed: int = 0
+    init_from: str = ""  # the run or checkpoint whose weights this one begins with: --init_from
     model: ModelConfig = ModelConfig()
     mesh: MeshConfig = MeshConfig()
     data: DataConfig = DataConfig()
@@ -210,8 +204,10 @@ def to_json(experiment: Experiment) -> str:
     return json.dumps(dataclasses.asdict(experiment), indent=2) + "\n"
 
 
-def differences(old: Experiment, new: Experiment) -> list[str]:
-    """One line for each field whose value changed."""
+def differences(recorded: str, new: Experiment) -> list[str]:
+    """One line for each field whose value is not the one in a recorded config.json, which another
+    version may have written.
+    """
 
     def flatten(value: Any, prefix: str) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -220,7 +216,7 @@ def differences(old: Experiment, new: Experiment) -> list[str]:
             k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}").items()
         }
 
-    a, b = (flatten(dataclasses.asdict(e), "config") for e in (old, new))
+    a, b = (flatten(json.loads(text), "config") for text in (recorded, to_json(new)))
     return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
 
 

@@ -4,10 +4,12 @@ Paths are `epath.Path`, so that a folder may lie on a local disk or in object st
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -17,10 +19,19 @@ from sbp_jax.errors import UserError
 MANIFEST = "manifest.json"
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """An absolute path; an address in object storage already is one."""
+    return epath.Path(path) if is_remote(path) else epath.Path(path).absolute()
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    return "://" in str(path)
+
+
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
     """Puts `data` at `path` in one piece: a reader sees the old file, the new one, never a part."""
     path = epath.Path(path)
-    if "://" in str(path):  # object stores replace a whole object at once
+    if is_remote(path):  # object stores replace a whole object at once
         path.write_bytes(data)
         return
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -39,6 +50,27 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 
 def write_json(path: epath.PathLike, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def exclusive(path: epath.PathLike, refusal: str) -> Iterator[None]:
+    """Holds a lock, or refuses when another process does. The lock ends with its process, so a
+    file that a crash left behind locks nobody out. In object storage there are no locks.
+    """
+    if is_remote(path):
+        yield
+        return
+    try:
+        epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{refusal}; wait for it, or name another folder") from error
+        yield
 
 
 def sha256(data: bytes) -> str:
