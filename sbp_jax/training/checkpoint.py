@@ -17,9 +17,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sbp_jax import files
-from sbp_jax.config import CheckpointConfig
+from sbp_jax import files, parallel
+from sbp_jax.config import CheckpointConfig, MeshConfig, ModelConfig, from_json
+from sbp_jax.data.tokenizer import Tokenizer, load_tokenizer
 from sbp_jax.errors import DISK_ERRORS, UserError
+from sbp_jax.model import transformer
 from sbp_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,16 @@ def restore_params(path: epath.PathLike, shapes: Any, shardings: Any) -> tuple[A
     target = {"params": jax.tree.map(_abstract, shapes, shardings)}
     restored, meta = _newest_sound(folder, steps, target)
     return restored["params"], meta["step"]
+
+
+def load_model(path: epath.PathLike) -> tuple[ModelConfig, transformer.Params, Tokenizer]:
+    """A trained model for use: its config, its parameters over this machine's devices, its ids."""
+    run = run_folder(path)
+    model = from_json((run / "config.json").read_text()).model
+    axes = transformer.param_metadata(model, "axes")
+    layout = parallel.shardings(parallel.make_mesh(MeshConfig()), axes)
+    params, _ = restore_params(path, transformer.param_shapes(model), layout)
+    return model, params, load_tokenizer(str(run / "tokenizer"))
 
 
 def check_architecture(path: epath.PathLike, shapes: Any) -> None:
