@@ -58,10 +58,7 @@ def describe(experiment, mesh, loader, compiled, peak: float, peak_source: str, 
     e, m = experiment, experiment.model
     memory = compiled.memory_analysis()
     expected = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    axes = (
-        " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
-        or "one device"
-    )
+    axes = [f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1]
     total = transformer.num_params(m)
     log.info(
         "model   %s parameters (%s without embeddings), %d layers, width %d, %s",
@@ -72,12 +69,12 @@ def describe(experiment, mesh, loader, compiled, peak: float, peak_source: str, 
         transformer.compute_dtype(m),
     )
     log.info(
-        "devices %d %s (%s); %.2f GiB each expected; peak %.3g FLOP/s each (%s)",
+        "devices %d %s%s; %.2f GiB each expected; peak %s GFLOP/s each (%s)",
         mesh.size,
         mesh.devices.flat[0].device_kind,
-        axes,
+        f" ({' x '.join(axes)})" if axes else "",
         expected / 2**30,
-        peak,
+        f"{peak / 1e9:,.0f}",
         peak_source,
     )
     log.info(
@@ -89,9 +86,10 @@ def describe(experiment, mesh, loader, compiled, peak: float, peak_source: str, 
         start,
     )
     for part in loader.describe():
+        source = e.data.mixture.get(str(part["source"]))
         log.info(
             "data    %s: %s windows, %s unique tokens, %.2f passes",
-            part["source"],
+            source.input if source else e.data.input,
             f"{part['windows']:,}",
             f"{part['unique_tokens']:,}",
             part["passes"],
