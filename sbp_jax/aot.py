@@ -1,0 +1,218 @@
+r"""Compiles the real train step for TPUs that are not here, and says whether it fits them.
+
+    python -m sbp_jax.aot --config=configs/1t_6b.py --topology=v5p:8x8x8
+    python -m sbp_jax.aot --config=configs/1t_6b.py --topology=v5p:8x8x8,v6e:16x16 --json
+    python -m sbp_jax.aot --config=configs/1t_6b.py --config.mesh.replica=2 --topology=v5p:8x8x8 \
+        --slices=2
+
+Needs libtpu (the extra `tpu`) and no TPU: the compiler is the one that runs on the pod, so its
+figures for memory are the real ones. Exit 0 when the step fits every topology named, 1 when not.
+"""
+
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+# Before JAX is imported. libtpu would look for a TPU, wait for a server that names its host, and
+# complain that there is none.
+os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+os.environ.update(TPU_ACCELERATOR_TYPE="v5p-8", TPU_WORKER_HOSTNAMES="localhost")
+os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+
+import jax
+from absl import flags
+from jax.experimental import topologies
+from jax.interpreters import partial_eval
+
+from sbp_jax import cli, parallel
+from sbp_jax.config import Experiment
+from sbp_jax.errors import UserError
+from sbp_jax.model import transformer
+from sbp_jax.training import flops
+from sbp_jax.training.preflight import check_split
+from sbp_jax.training.step import trace_train_step
+
+TOPOLOGY = flags.DEFINE_list("topology", None, "TPUs by chip and torus: v5p:8x8x8, v6e:16x16.")
+SLICES = flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by a slower network.")
+JSON = flags.DEFINE_bool("json", False, "Print one JSON object for each topology, and no table.")
+
+# What the compiler lets a program use of a device's memory, by JAX's device_kind.
+HBM_GIB = {
+    "TPU v4": 31.24,
+    "TPU v5": 95.74,
+    "TPU v5 lite": 15.75,
+    "TPU v6 lite": 31.25,
+    "TPU7x": 94.74,
+}
+
+
+def main() -> None:
+    experiment = cli.experiment()
+    if find_spec("libtpu") is None:
+        raise UserError('libtpu, the TPU compiler, is missing: pip install "sbp-jax[tpu]"')
+    reports = []
+    for topology in TOPOLOGY.value or ():
+        report = compile_step(experiment, topology, SLICES.value)
+        reports.append(report)
+        print(json.dumps(report) if JSON.value else table(report), flush=True)
+    sys.exit(0 if all(report["fits"] for report in reports) else 1)
+
+
+def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> dict[str, Any]:
+    """What the compiler says of the train step on a TPU slice, or on several."""
+    devices = describe_topology(topology, slices)
+    mesh = parallel.make_mesh(experiment.mesh, devices)
+    check_split(experiment, mesh)
+    traced = trace_train_step(experiment, mesh)
+    e, per_token = (
+        experiment,
+        flops.flops_per_token(experiment.model, experiment.data.sequence_length),
+    )
+    model_flops = per_token * e.tokens_per_step
+    executed = executed_flops(traced.jaxpr, mesh.size)
+    report: dict[str, Any] = {
+        "topology": topology,
+        "slices": slices,
+        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
+        "params": transformer.num_params(e.model),
+        "sequences_per_device": e.train.batch_size / e.train.accumulate / mesh.size,
+        "remat": e.model.remat,
+        "flops_per_step": executed,
+        "model_flops_per_step": model_flops,
+        "flops_ratio": round(executed / model_flops, 3),
+        "hbm_limit_gib": HBM_GIB[devices[0].device_kind],
+    }
+    start = time.perf_counter()
+    try:
+        compiled = traced.lower(lowering_platforms=("tpu",)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed, limit = out_of_memory(error)
+        report.update(fits=False, hbm_gib_per_device=needed, hbm_limit_gib=limit)
+    else:
+        m = compiled.memory_analysis()
+        used = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+        used += m.temp_size_in_bytes
+        report.update(
+            fits=True,
+            hbm_gib_per_device=round(used / 2**30, 2),
+            state_gib_per_device=round(m.argument_size_in_bytes / 2**30, 2),
+            collectives=collectives(compiled),
+        )
+    report["compile_s"] = round(time.perf_counter() - start, 1)
+    return report
+
+
+def describe_topology(topology: str, slices: int) -> list[Any]:
+    """The devices of `v5p:8x8x8`, as the compiler knows them."""
+    match = re.fullmatch(r"(v4|v5p|v5e|v6e|tpu7x):(\d+(?:x\d+){1,2})", topology)
+    if not match:
+        raise UserError(
+            f"--topology={topology}: write it as CHIP:TORUS, for example v5p:8x8x8 or v6e:16x16; "
+            "chips: v4, v5p, v5e, v6e, tpu7x"
+        )
+    sizes = [int(size) for size in match[2].split("x")]
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if match[1] in ("v4", "v5p"):
+        # Without megacore each chip shows two devices; without the wrap-around links of a full
+        # cube, all-gathers become all-reduces.
+        options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
+        options |= {"wrap": tuple(size % 4 == 0 for size in sizes)}
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu", **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"--topology={topology}: {error}") from error
+
+
+def executed_flops(jaxpr: Any, devices: int) -> float:
+    """FLOPs of every matmul that one step runs, recomputation included.
+
+    Counted in the traced program, since the compiler's own count takes a loop's body once. Splash
+    attention runs nine block products (two forward, three for the queries' gradient, four for the
+    keys' and values') on the blocks at or below the diagonal.
+    """
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), True)
+    return sum(_matmuls(jaxpr, 1, devices))
+
+
+def out_of_memory(error: Exception) -> tuple[float, float]:
+    """GiB that the program needs on each device, and that there are."""
+    figures = re.findall(r"(\d+(?:\.\d+)?)G\b", str(error))
+    if "RESOURCE_EXHAUSTED" not in str(error) or len(figures) < 2:
+        raise error
+    return float(figures[0]), float(figures[1])
+
+
+def collectives(compiled: Any) -> dict[str, dict[str, int]] | None:
+    """Number and result bytes of each kind of collective in the program's text, a loop's body once.
+
+    None where the compiler cannot print its program, which is so on v5p and v6e at these sizes.
+    """
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return None
+    found: dict[str, dict[str, int]] = {}
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    for shapes, kind in re.findall(rf"= (\(?[^=]*?\)?) ({kinds})(?:-start)?\(", text):
+        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
+        entry["count"] += 1
+        entry["bytes"] += sum(
+            math.prod(int(size) for size in dims.split(",") if size) * int(bits) // 8
+            for bits, dims in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", shapes)
+        )
+    return found
+
+
+def table(report: dict[str, Any]) -> str:
+    r = report
+    where = r["topology"] + (f" x {r['slices']}" if r["slices"] > 1 else "")
+    verdict = "fits" if r["fits"] else "DOES NOT FIT"
+    memory = f"{r['hbm_gib_per_device']:.1f} of {r['hbm_limit_gib']:.1f} GiB"
+    return (
+        f"{where}: {verdict}: {memory} on each of {r['devices']} devices, "
+        f"{r['sequences_per_device']:g} sequences a device, remat {r['remat']}, "
+        f"{r['flops_ratio']:.2f} x the model's FLOPs; compiled in {r['compile_s']:.0f} s"
+    )
+
+
+def _matmuls(jaxpr: Any, times: int, devices: int) -> Iterator[float]:
+    """FLOPs of each matmul under `jaxpr`, which runs `times` times."""
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            yield 2.0 * times * math.prod(out) * math.prod(left[axis] for axis in contracted)
+        elif name == "pallas_call":
+            yield times * _splash_flops(equation)
+        else:
+            inner = {"scan": params.get("length"), "shard_map": devices}.get(name, 1)
+            for value in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr):
+                if _is_jaxpr(value):
+                    yield from _matmuls(getattr(value, "jaxpr", value), times * inner, devices)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")
+
+
+def _splash_flops(equation: Any) -> float:
+    """One call on one device: the block products of its kind, on and below the diagonal."""
+    kind = equation.params["name"].split("_")[2]
+    products = {"fwd": 2, "dq": 3, "dkv": 4}[kind]
+    (batch, heads, queries, width), (_, _, keys, _) = [
+        v.aval.shape for v in equation.invars if v.aval.ndim == 4
+    ][:2]
+    block = min(512, keys)
+    return products * 2.0 * batch * heads * width * queries * (keys + block) / 2
+
+
+if __name__ == "__main__":
+    cli.run(main, needs=("config", "topology"))
