@@ -10,8 +10,9 @@ import dataclasses
 import difflib
 import json
 import math
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict
@@ -95,7 +96,7 @@ class DataConfig:
     tokenizer_kind: str = "bpe"  # or unigram: what to train
     sequence_length: int = 128
     document_mask: bool = True  # packed documents do not see each other
-    workers: int = 2  # processes that tokenize, threads that read
+    workers: int = 2  # processes that tokenize, threads that read ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,17 +263,16 @@ def duration(text: str, experiment: Experiment) -> int:
 def validate(e: Experiment) -> None:
     """Refuses, before any work, what could only fail later."""
     m, d, o, t = e.model, e.data, e.optimizer, e.train
-    for section, names in {
-        "model": "num_layers d_model num_heads num_kv_heads head_dim d_ff vocab_size loss_chunks",
-        "data": "sequence_length workers",
-        "train": "tokens batch_size accumulate log_every max_skipped",
-        "checkpoint": "every_steps keep",
-        "eval": "max_sequences",
-    }.items():
-        for name in names.split():
-            value = getattr(getattr(e, section), name)
-            if value < 1:
-                raise UserError(f"config.{section}.{name} is {value}; it has to be at least 1")
+    for needs, holds, fields in _BOUNDS:
+        for field in fields.split():
+            value = operator.attrgetter(field)(e)
+            if not (holds(value) and value < math.inf):
+                raise UserError(f"config.{field} is {value}; it has to be {needs}")
+    if not -(2**31) <= e.seed < 2**31:
+        raise UserError(
+            f"config.seed is {e.seed}; it has to lie within -2**31 and 2**31 - 1, for JAX ignores "
+            "the bits above"
+        )
     for field, value, allowed in (
         ("model.parametrization", m.parametrization, ("standard", "mup_simple")),
         ("model.dtype", m.dtype, ("auto", "float32", "bfloat16")),
@@ -292,6 +292,11 @@ def validate(e: Experiment) -> None:
         raise UserError(
             f"config.model.num_heads={m.num_heads} is not a multiple of "
             f"config.model.num_kv_heads={m.num_kv_heads}"
+        )
+    if m.rope_scaling_low >= m.rope_scaling_high:
+        raise UserError(
+            f"config.model.rope_scaling_low={m.rope_scaling_low} has to be below "
+            f"config.model.rope_scaling_high={m.rope_scaling_high}"
         )
     if m.head_dim % 2:
         raise UserError(
@@ -315,14 +320,10 @@ def validate(e: Experiment) -> None:
             f"tokens (config.train.batch_size={t.batch_size} x "
             f"config.data.sequence_length={d.sequence_length}); use {near}"
         )
-    if not 0 <= d.held_out < 1:
-        raise UserError(
-            f"config.data.held_out={d.held_out} is a share of the documents: at least 0, below 1"
-        )
-    if o.peak_lr <= 0 or not 0 <= o.final_lr <= o.peak_lr:
+    if not 0 <= o.final_lr <= o.peak_lr:
         raise UserError(
             f"config.optimizer.final_lr={o.final_lr} has to lie between 0 and "
-            f"config.optimizer.peak_lr={o.peak_lr}, which is above 0"
+            f"config.optimizer.peak_lr={o.peak_lr}"
         )
     warmup, decay = duration(o.warmup, e), duration(o.decay, e)
     if warmup + (decay if o.schedule == "wsd" else 0) > e.num_steps:
@@ -330,10 +331,70 @@ def validate(e: Experiment) -> None:
             f"config.optimizer.warmup={o.warmup!r} and decay={o.decay!r} are {warmup} and {decay} "
             f"steps: more than the {e.num_steps} of the run"
         )
+    if not d.input and not d.mixture:
+        raise UserError(
+            "config.data.input is empty; name a corpus: toyworld, a file, a folder, ..."
+        )
     for name, source in d.mixture.items():
-        if not source.input or source.weight <= 0:
-            raise UserError(f"config.data.mixture.{name} needs an input and a weight above 0")
-    profile_range(t.profile_steps)
+        if not re.fullmatch(r"[\w-]+", name) or name == "held_out":
+            raise UserError(
+                f"config.data.mixture: {name!r} cannot be the name of a source: it names a folder, "
+                "of letters, digits, '-' and '_', and held_out is the evaluation's"
+            )
+        if not source.input or not 0 < source.weight < math.inf:
+            raise UserError(
+                f"config.data.mixture.{name} needs an input and a finite weight above 0"
+            )
+        if not 0 <= source.max_passes < math.inf:
+            raise UserError(
+                f"config.data.mixture.{name}.max_passes is {source.max_passes}; it has to be at "
+                "least 0, which is any number of passes"
+            )
+    profiled = profile_range(t.profile_steps)
+    if profiled and profiled[1] > e.num_steps:
+        raise UserError(
+            f"config.train.profile_steps is {t.profile_steps!r}, but the run has {e.num_steps} "
+            "steps"
+        )
+
+
+# What a number has to be; an infinite one never will do.
+_BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "at least 1",
+        lambda x: x >= 1,
+        "model.num_layers model.d_model model.num_heads model.num_kv_heads model.head_dim "
+        "model.d_ff model.vocab_size model.rope_original_context model.mup_base_width "
+        "model.loss_chunks data.sequence_length data.workers toyworld.documents train.tokens "
+        "train.batch_size train.accumulate train.log_every train.max_skipped "
+        "checkpoint.every_steps checkpoint.keep eval.max_sequences",
+    ),
+    (
+        "at least 0",
+        lambda x: x >= 0,
+        "toyworld.held_out_documents toyworld.fresh_documents toyworld.zipf "
+        "optimizer.weight_decay optimizer.clip_norm train.z_loss train.samples "
+        "checkpoint.keep_every_steps eval.every_steps",
+    ),
+    (
+        "above 0",
+        lambda x: x > 0,
+        "model.norm_eps model.rope_scaling model.rope_scaling_low model.rope_scaling_high "
+        "optimizer.peak_lr optimizer.muon_lr optimizer.eps",
+    ),
+    ("above 1", lambda x: x > 1, "model.rope_theta train.spike_factor"),
+    (
+        "at least 0 and below 1",
+        lambda x: 0 <= x < 1,
+        "data.held_out toyworld.noise optimizer.beta1 optimizer.beta2 optimizer.muon_beta",
+    ),
+    ("from 0 to 1", lambda x: 0 <= x <= 1, "toyworld.ambiguous"),
+    (
+        "at least 40, so that every relation has a choice",
+        lambda x: x >= 40,
+        "toyworld.concepts",
+    ),
+)
 
 
 def profile_range(text: str) -> tuple[int, int] | None:
@@ -344,6 +405,10 @@ def profile_range(text: str) -> tuple[int, int] | None:
         first, last = (int(part) for part in text.split("-"))
     except ValueError as error:
         raise UserError(f"config.train.profile_steps is {text!r}; write it as '100-110'") from error
+    if not 1 <= first <= last:
+        raise UserError(
+            f"config.train.profile_steps is {text!r}; steps count from 1, the first comes first"
+        )
     return first, last
 
 
