@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from etils import epath
 from sbp_jax.errors import UserError
 
 MANIFEST = "manifest.json"
+log = logging.getLogger(__name__)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -70,6 +72,8 @@ def exclusive(path: epath.PathLike, refusal: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{refusal}; wait for it, or name another folder") from error
+        except OSError as error:  # some network file systems
+            log.warning("%s: cannot be locked (%s): let one process only write here", path, error)
         yield
 
 
@@ -85,15 +89,29 @@ def write_manifest(folder: epath.PathLike, manifest: dict[str, Any]) -> None:
 def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
     path = epath.Path(folder) / MANIFEST
     try:
-        return json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
+        if not isinstance(manifest, dict):
+            raise ValueError(f"{type(manifest).__name__} instead of an object")
+        return manifest
     except FileNotFoundError:
         raise UserError(
             f"{folder}: no {MANIFEST}: it was not written to the end; make it again"
         ) from None
     except ValueError as error:
         raise UserError(
-            f"{path}: not valid JSON ({error}); delete the folder and make it again"
+            f"{path}: damaged, or no manifest of sbp_jax's ({error}); restore it from a copy, or "
+            "make the folder again"
         ) from error
+
+
+def manifest_kind(folder: epath.PathLike) -> str:
+    """What a folder says it holds; empty for one of the user's, whatever its manifest.json is."""
+    try:
+        manifest = json.loads((epath.Path(folder) / MANIFEST).read_text())
+    except (FileNotFoundError, ValueError):
+        return ""
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    return kind if kind in ("corpus", "tokens", "tokenizer") else ""
 
 
 def has_manifest(folder: epath.PathLike) -> bool:

@@ -6,8 +6,10 @@ The same command resumes an interrupted run and does nothing for a finished one.
 its tokenizer, so OUTPUT is all that `config.data.input` needs to name afterwards.
 """
 
+import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator
 
 from absl import flags
@@ -15,10 +17,11 @@ from etils import epath
 
 from sbp_jax import cli, files
 from sbp_jax.config import Experiment
-from sbp_jax.data.corpus import Corpus, open_corpus, read_documents
+from sbp_jax.data.corpus import Corpus, input_folder, open_corpus, read_documents
 from sbp_jax.data.tokenizer import load_tokenizer, train_tokenizer
-from sbp_jax.data.tokens import TokenStore, refuse_other_inputs
+from sbp_jax.data.tokens import TokenStore, refuse_other_inputs, sole_writer
 from sbp_jax.data.write_tokens import write_tokens
+from sbp_jax.errors import UserError
 
 INPUT = flags.DEFINE_string("input", None, "What to tokenize, as data.input, which is the default.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.")
@@ -49,27 +52,40 @@ def prepare_store(
     `tokenizer` and `held_out` default to the config's; nothing is held out when there is an
     eval.input. The store's tokenizer is in its folder `tokenizer`.
     """
-    if files.has_manifest(spec) and files.read_manifest(spec).get("kind") == "tokens":
-        return TokenStore(spec)
+    if folder := input_folder(spec):
+        if files.manifest_kind(folder) == "tokens":
+            return TokenStore(folder)
+        _refuse_inside(folder, output)
     data, output = experiment.data, epath.Path(output)
     corpus = open_corpus(spec, experiment)
-    own = output / "tokenizer"
-    if path := tokenizer or data.tokenizer:
-        load_tokenizer(path).save(own)
-    else:
-        _train_tokenizer(corpus, own, experiment)
+    own, named = output / "tokenizer", tokenizer or data.tokenizer
     if held_out is None:
         held_out = 0.0 if experiment.eval.input else data.held_out
-    write_tokens(
-        corpus,
-        str(own),
-        output,
-        seed=experiment.seed,
-        held_out=held_out,
-        workers=data.workers,
-        on_error=data.on_error,
-    )
+    with contextlib.nullcontext() if files.has_manifest(output) else sole_writer(output):
+        finished = files.has_manifest(output)
+        if not named:
+            _train_tokenizer(corpus, own, experiment)
+        elif not finished:
+            load_tokenizer(named).save(own)
+        write_tokens(
+            corpus,
+            named if named and finished else str(own),
+            output,
+            seed=experiment.seed,
+            held_out=held_out,
+            workers=data.workers,
+            on_error=data.on_error,
+        )
     return TokenStore(output)
+
+
+def _refuse_inside(folder: epath.Path, output: epath.PathLike) -> None:
+    """An output inside the input would be read as part of it when the same command resumes."""
+    if files.is_remote(folder) or files.is_remote(output):
+        return
+    outer, inner = os.path.realpath(folder), os.path.realpath(output)
+    if os.path.commonpath([outer, inner]) == outer:
+        raise UserError(f"output {output} lies in the input folder {folder}; choose another place")
 
 
 def _train_tokenizer(corpus: Corpus, folder: epath.Path, experiment: Experiment) -> None:

@@ -62,7 +62,7 @@ def open_corpus(spec: str, experiment: Experiment) -> Corpus:
 
     - toyworld, toyworld:held_out, toyworld:fresh: the embedded world
     - docstrings: of the installed Python packages
-    - a file, a folder (all readable files in it, recursively), a glob
+    - a file, a folder (all readable files in it, recursively, but manifest.json), a glob
     - hf:NAME, hf:NAME:SPLIT, hf:NAME:CONFIG:SPLIT: a Hugging Face data set, streamed; NAME may be
       a local folder
     - seqio:TASK, seqio:package.module:TASK: a task or mixture; importing the module registers it
@@ -82,12 +82,31 @@ def open_corpus(spec: str, experiment: Experiment) -> Corpus:
         return sources.hugging_face(rest, experiment.data.text_field)
     if kind == "seqio":
         return sources.seqio_task(rest, experiment.data.text_field, experiment.seed)
-    path = epath.Path(spec)
-    if path.is_dir() and files.has_manifest(path):
-        manifest = files.read_manifest(path)
-        if "kind" in manifest:  # or else it is a file of the user's that happens to have the name
-            return _open_written(path, manifest)
+    if folder := input_folder(spec):
+        if files.manifest_kind(folder):
+            return _open_written(folder, files.read_manifest(folder))
+        _refuse_unfinished(folder)
     return text_files.open_files(spec, experiment.data.text_field)
+
+
+def input_folder(spec: str) -> epath.Path | None:
+    """The folder that `spec` names, unless it names something else."""
+    kind, path = spec.partition(":")[0], epath.Path(spec)
+    return path if kind not in ("toyworld", "docstrings", "hf", "seqio") and path.is_dir() else None
+
+
+def _refuse_unfinished(folder: epath.Path) -> None:
+    """Folders of ours whose files only look like texts."""
+    from sbp_jax.data.tokens import is_unfinished  # TensorStore, which others need not wait for
+
+    if is_unfinished(folder):
+        raise UserError(
+            f"{folder}: an unfinished token store; run the command that writes it again"
+        )
+    if (folder / "config.json").exists() and (
+        (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists()
+    ):
+        raise UserError(f"{folder}: a run's folder, not a corpus; its tokens are in {folder}/data")
 
 
 def read_documents(corpus: Corpus, on_error: str) -> Iterator[Document]:

@@ -21,6 +21,7 @@ from sbp_jax.data.tokens import (
     TokenStore,
     finish,
     refuse_other_inputs,
+    sole_writer,
     token_dtype,
     unfinished_folder,
 )
@@ -56,9 +57,21 @@ def write_pairs(
         manifest = TokenStore(output).manifest
         refuse_other_inputs(output, manifest, inputs)
         return manifest
+    with sole_writer(output):
+        return _write(examples, output, tokenizer, inputs, shard_tokens)
 
+
+def _write(
+    examples: Iterable[tuple[Sequence[int], Sequence[int]]],
+    output: epath.Path,
+    tokenizer: Tokenizer,
+    inputs: dict[str, Any],
+    shard_tokens: int,
+) -> dict[str, Any]:
+    name, row_length = inputs["corpus"], inputs["row_length"]
     dtype = token_dtype(tokenizer.vocab_size)
-    pieces = unfinished_folder(output)  # for the shape of the arrays is known at the end
+    # The shape of the arrays is known at the end.
+    pieces = unfinished_folder(output, inputs | {"shard_tokens": shard_tokens})
     counts = _Counts()
     with (pieces / "tokens").open("wb") as tokens, (pieces / "marks").open("wb") as marks:
         for row in _pack(examples, row_length, tokenizer.vocab_size, counts):

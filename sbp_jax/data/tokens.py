@@ -9,9 +9,11 @@ every file is in the manifest, so `verify` finds it beforehand.
 Pair examples are packed into rows of one length (pack.py); `marks` then tells targets and borders.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,9 +67,6 @@ class TokenStore:
     def document(self, index: int) -> np.ndarray:
         start, stop = self._offsets.read(index, index + 2)
         return self.read(int(start), int(stop))
-
-    def marks(self, start: int, stop: int) -> np.ndarray:
-        return self._marks.read(start, stop)
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         """[len(starts), length]; past the end the last token of the tape is repeated."""
@@ -227,14 +226,25 @@ class Array:
             ) from error
 
 
-def unfinished_folder(output: epath.PathLike) -> epath.Path:
-    """Where a writer keeps what it needs until the store is finished."""
+def sole_writer(output: epath.PathLike) -> contextlib.AbstractContextManager[None]:
+    """A lock beside the store, for the time of writing it."""
+    path = epath.Path(output if files.is_remote(output) else os.path.realpath(output))
+    lock = path.parent / f".{path.name}.lock"
+    return files.exclusive(lock, f"{output}: another process is writing this")
+
+
+def unfinished_folder(output: epath.PathLike, plan: dict[str, Any]) -> epath.Path:
+    """Where a writer keeps what it needs until the store is finished, `plan` being its inputs."""
     folder = epath.Path(output) / "pieces"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot write: {error.strerror}") from error
+    if (path := folder / "plan.json").exists():
+        refuse_other_inputs(output, json.loads(path.read_text()), plan)
+    files.write_json(path, plan)
     return folder
+
+
+def is_unfinished(folder: epath.PathLike) -> bool:
+    """Whether a folder without a sound manifest is what a writer of stores left behind."""
+    return any((epath.Path(folder) / f).exists() for f in ("pieces/plan.json", "tokens/zarr.json"))
 
 
 def finish(
@@ -269,8 +279,10 @@ def _file_sha256(path: epath.Path) -> str:
 
 
 def _kvstore(path: epath.Path) -> Any:
-    url = str(path)
-    return f"{url}/" if "://" in url else {"driver": "file", "path": f"{url}/"}
+    if files.is_remote(path):
+        return f"{path}/"
+    # TensorStore refuses "..", and what ".." means depends on the links before it.
+    return {"driver": "file", "path": f"{os.path.realpath(path)}/"}
 
 
 def _reason(error: Exception) -> str:

@@ -74,11 +74,8 @@ def write_tokens(
         if (pieces := output / "pieces").exists():  # a kill came between the manifest and this
             pieces.rmtree()
         return manifest
-    pieces = unfinished_folder(output)
-    plan, planned = pieces / "plan.json", inputs | {"shard_tokens": shard_tokens}
-    if plan.exists():
-        refuse_other_inputs(output, json.loads(plan.read_text()), planned)
-    files.write_json(plan, planned)
+    pieces = unfinished_folder(output, inputs | {"shard_tokens": shard_tokens})
+    log.info("tokenizing %s", corpus.name)
 
     dtype = token_dtype(tokenizer.vocab_size)
     shared = _Shared(
@@ -100,7 +97,7 @@ def write_tokens(
     if documents - held < 1:
         raise UserError(
             f"{corpus.name}: {documents} documents, of which {held} are to be held out: none is "
-            "left to train on; add documents or set data.held_out=0"
+            "left to train on; add documents, or name others in eval.input"
         )
     tokens = int(order.offsets[-1])
     tape = Array(output, "tokens", dtype, tokens, shard_tokens, create=True)

@@ -1,5 +1,6 @@
 """The token store: what is written is what is read, whatever interrupts or damages it."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from sbp_jax.data import write_tokens as writing
 from sbp_jax.data.corpus import Corpus, Document
 from sbp_jax.data.pack import write_pairs
 from sbp_jax.data.tokenizer import load_tokenizer, train_tokenizer
-from sbp_jax.data.tokens import FIRST, TARGET, TokenStore, verify
+from sbp_jax.data.tokens import FIRST, TARGET, TokenStore, sole_writer, verify
 from sbp_jax.data.write_tokens import write_tokens
 from sbp_jax.errors import UserError
 from sbp_jax.tokenize import prepare_store
@@ -197,7 +198,7 @@ def test_large_vocabulary_takes_four_bytes(monkeypatch, tmp_path):
 
 
 def test_holding_out_every_document_is_refused(letters, tmp_path):
-    with pytest.raises(UserError, match="none is left to train on"):
+    with pytest.raises(UserError, match="none is left to train on; .* others in eval.input"):
         write(corpus_of([["only one"]]), tmp_path)
 
 
@@ -224,6 +225,46 @@ def test_finished_store_is_returned_and_other_inputs_are_refused(letters, tmp_pa
     with pytest.raises(UserError, match="held_out 0.1 -> 0.2.*another output"):
         write(corpus_of(TEXTS), tmp_path, held_out=0.2)
     assert file_hashes(tmp_path) == before
+
+
+def test_paths_may_hold_two_dots_and_follow_links_as_the_system_does(letters, tmp_path):
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    for output, place in (("far/../a", "a"), ("link/../b", "far/b")):
+        manifest = write(corpus_of(TEXTS), tmp_path / output)
+        assert TokenStore(f"{tmp_path}/{output}").document(0)[0] == 1
+        assert file_hashes(tmp_path / place).keys() == {"manifest.json", *manifest["files"]}
+
+
+def test_an_unfinished_store_is_no_corpus(letters, tmp_path):
+    with pytest.raises(UserError, match="broken"):
+        write(Corpus("c", [Texts("a", ["x"]), Texts("b", [], bad=1)], "f"), tmp_path / "a")
+    with pytest.raises(UserError, match="an unfinished token store; run the command"):
+        prepare_store(str(tmp_path / "a"), tmp_path / "out", experiment_of())
+
+    write(corpus_of(TEXTS), tmp_path / "torn")
+    (tmp_path / "torn" / "manifest.json").write_text('{"kind": "tok')
+    with pytest.raises(UserError, match="an unfinished token store; run the command"):
+        prepare_store(str(tmp_path / "torn"), tmp_path / "out", experiment_of())
+
+    def dying():
+        yield [5], [6]
+        raise KeyboardInterrupt
+
+    pairs = {"tokenizer": Letters(), "row_length": 8, "name": "pairs", "fingerprint": "a"}
+    with pytest.raises(KeyboardInterrupt):
+        write_pairs(dying(), tmp_path / "pairs", **pairs)
+    with pytest.raises(UserError, match="an unfinished token store; run the command"):
+        prepare_store(str(tmp_path / "pairs"), tmp_path / "out", experiment_of())
+
+
+def test_tokenizing_is_announced_before_the_work_and_not_repeated(letters, tmp_path, caplog):
+    caplog.set_level("INFO", logger="sbp_jax")
+    write(corpus_of(TEXTS), tmp_path)
+    assert caplog.messages[0] == "tokenizing test"
+    caplog.clear()
+    write(corpus_of(TEXTS), tmp_path)
+    assert not caplog.messages
 
 
 def test_half_written_store_of_other_inputs_is_refused(letters, tmp_path):
@@ -370,10 +411,8 @@ def test_packed_rows_hold_each_example_whole_with_its_targets_marked(lengths, ro
         assert manifest["left_out"] == len(examples) - len(fitting)
         found = []
         for row in range(store.num_documents):
-            tokens, marks = (
-                store.document(row),
-                store.marks(row * row_length, (row + 1) * row_length),
-            )
+            tokens = store.document(row)
+            [marks] = store.mark_windows(np.array([row * row_length]), row_length)
             assert len(tokens) == row_length and marks[0] & FIRST
             borders = [*np.flatnonzero(marks & FIRST), row_length]
             for start, stop in zip(borders[:-1], borders[1:], strict=True):
@@ -444,3 +483,80 @@ def test_prepared_store_carries_the_tokenizer_that_it_was_given(tmp_path, senten
         assert carried.fingerprint == load_tokenizer(sentencepiece_model).fingerprint
         assert store.manifest["held_out_documents"] == 1
         sentencepiece_model = str(store.path / "tokenizer")
+
+
+@pytest.mark.parametrize("output", ["texts", "texts/store", "texts/sub/../store", "link/store"])
+def test_an_output_inside_the_input_folder_is_refused_before_any_work(tmp_path, output):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (tmp_path / "link").symlink_to(texts)
+    (texts / "a.txt").write_text("says little")
+    with pytest.raises(UserError, match=f"{output} lies in the input folder {texts}"):
+        prepare_store(str(texts), tmp_path / output, experiment_of())
+    assert [p.name for p in texts.iterdir()] == ["a.txt"]
+
+
+def test_an_output_beside_the_input_and_a_folder_called_toyworld_are_no_mistake(
+    tmp_path, sentencepiece_model, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("says little")
+    named = experiment_of(tokenizer=sentencepiece_model, held_out=0.0)
+    prepare_store("texts", "texts_store", named)
+    small = Experiment().toyworld
+    small = dataclasses.replace(small, concepts=40, documents=5, held_out_documents=1)
+    named = dataclasses.replace(named, toyworld=small)
+    for _ in range(2):
+        assert prepare_store("toyworld", "toyworld", named).num_documents == 5
+
+
+def test_a_finished_store_is_opened_without_writing_and_another_tokenizer_is_refused(
+    tmp_path, sentencepiece_model
+):
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS[0]))
+    arguments = str(tmp_path / "a.txt"), tmp_path / "store"
+    prepare_store(*arguments, experiment_of(tokenizer=sentencepiece_model, held_out=0.0))
+    other = tmp_path / "other"
+    train_tokenizer(TEXTS[0], 290, other)
+    before = {path: path.stat() for path in tmp_path.rglob("*")}
+    prepare_store(*arguments, experiment_of(tokenizer=sentencepiece_model, held_out=0.0))
+    with pytest.raises(UserError, match="made from other inputs .*tokenizer"):
+        prepare_store(*arguments, experiment_of(tokenizer=str(other), held_out=0.0))
+    after = {path: path.stat() for path in tmp_path.rglob("*")}
+    assert {p: (s.st_ino, s.st_mtime_ns) for p, s in before.items()} == {
+        p: (s.st_ino, s.st_mtime_ns) for p, s in after.items()
+    }
+
+
+def test_a_second_writer_is_refused_and_a_dead_one_locks_nobody_out(tmp_path, sentencepiece_model):
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS[0]))
+    output = tmp_path / "store"
+    named = experiment_of(tokenizer=sentencepiece_model, held_out=0.0)
+    holder = (
+        "import sys, time\nfrom sbp_jax.data.tokens import sole_writer\n"
+        "with sole_writer(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", holder, f"{tmp_path}/else/../store"]
+    (tmp_path / "else").mkdir()
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert job.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="store: another process is writing this; wait for it"):
+            prepare_store(str(tmp_path / "a.txt"), output, named)
+        with pytest.raises(UserError, match="another process is writing this; wait for it"):
+            write_pairs(
+                [([5], [6])],
+                output,
+                tokenizer=Letters(),
+                row_length=8,
+                name="pairs",
+                fingerprint="a",
+            )
+        assert not output.exists()
+    finally:
+        job.kill()
+        job.wait()
+    prepare_store(str(tmp_path / "a.txt"), output, named)
+    with sole_writer(output):  # a finished store is only opened, whoever writes
+        prepare_store(str(tmp_path / "a.txt"), output, named)
