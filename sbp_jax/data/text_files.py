@@ -4,10 +4,12 @@ A malformed row costs itself and no other: it is reported with file, line and re
 be read goes on. What is wrong with the disk or the network is never counted as a bad row.
 """
 
+import codecs
 import glob
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +29,12 @@ READABLE = (".parquet", *JSON_LINES, ".txt", ".md")
 
 LONG_TEXT = 64 * 1024  # bytes; a longer text file is a book, and cut
 LEAST_CUT = 4_000  # bytes; about a thousand tokens
+BLANK_LINES = re.compile(rb"\n\s*\n")
+LAST_PLACES = (  # to cut where no line is blank, best first; Chinese and Japanese have no spaces
+    re.compile(rb"(?s).*\n"),
+    re.compile(rb"(?s).*(?:[.!?]\s|%s)" % b"|".join(c.encode() for c in "。！？")),
+    re.compile(rb"(?s).*\s"),
+)
 
 
 def open_files(spec: str, text_field: str) -> Corpus:
@@ -52,12 +60,14 @@ def open_files(spec: str, text_field: str) -> Corpus:
     names = sorted(
         name
         for name in (p.relative_to(root).as_posix() for p in found)
-        if name.endswith(READABLE) and not any(part.startswith(".") for part in name.split("/"))
+        if name.lower().endswith(READABLE)
+        and not any(part.startswith(".") for part in name.split("/"))
+        and not (path.is_dir() and name.split("/")[-1] == MANIFEST)  # which is about texts
     )
-    if path.is_dir() and any(name.endswith(".parquet") for name in names):
+    if path.is_dir() and any(name.lower().endswith(".parquet") for name in names):
         raise UserError(
-            f"{spec}: holds Parquet files but no {MANIFEST}: run the command that writes it again, "
-            "for it did not finish; or if they come from elsewhere, name them with a glob: "
+            f"{spec}: holds Parquet files but no {MANIFEST} of a finished corpus: run the command "
+            "that writes it again; or if they come from elsewhere, name them with a glob: "
             f"'{spec}/*.parquet'"
         )
     if not names:
@@ -82,8 +92,10 @@ class FileShard:
     """One file: Parquet, JSON lines (plain, gzip or zstd), or text.
 
     A text file is one document. One of more than 64 KiB is cut at blank lines into documents of at
-    least 4,000 bytes (the last one may be shorter), or at any line end where 64 KiB pass without a
-    blank line.
+    least 4,000 bytes (the last one may be shorter). Where 64 KiB pass without a blank line, it is
+    cut at the last line end in them, or else after the last sentence, at the last space, between
+    the last two characters. A document is named by the line it begins in, and by the byte of that
+    line if it begins in the middle: `book.txt:17`, `book.txt:17:65531`.
     """
 
     name: str
@@ -94,9 +106,9 @@ class FileShard:
     def read(self, on_bad_row: OnBadRow) -> Iterator[Document]:
         path = epath.Path(self.path)
         read = self._read_text
-        if self.name.endswith(".parquet"):
+        if self.name.lower().endswith(".parquet"):
             read = self._read_parquet
-        elif self.name.endswith(JSON_LINES):
+        elif self.name.lower().endswith(JSON_LINES):
             read = self._read_json_lines
         try:
             if file_size(path) == 0:
@@ -112,7 +124,9 @@ class FileShard:
 
     def _read_json_lines(self, path: epath.Path, on_bad_row: OnBadRow) -> Iterator[Document]:
         for number, line in enumerate(_lines(path), 1):
-            if line.isspace():
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # Windows writes it
+            if not line.strip():
                 continue
             try:
                 row = json.loads(line.rstrip().decode())
@@ -153,16 +167,17 @@ class FileShard:
 
     def _read_text(self, path: epath.Path, on_bad_row: OnBadRow) -> Iterator[Document]:
         cut = file_size(path) > LONG_TEXT
-        for first, piece in _text_pieces(path) if cut else [(1, path.read_bytes())]:
+        for line, byte, piece in _text_pieces(path) if cut else [(1, 1, path.read_bytes())]:
+            where = f":{line}" if byte == 1 else f":{line}:{byte}"
             try:
                 text = piece.decode("utf-8-sig").strip("\r\n")
-                name = f"{self.name}:{first}" if cut else self.name
+                name = f"{self.name}{where}" if cut else self.name
                 document = document_of({"text": text}, "text", name)
             except UnicodeDecodeError as error:
-                line = first + piece.count(b"\n", 0, error.start)
+                line += piece.count(b"\n", 0, error.start)
                 on_bad_row(UserError(f"{path}:{line}: {_reason(error)}"))
             except UserError as error:
-                on_bad_row(UserError(f"{path}:{first}: {error}"))
+                on_bad_row(UserError(f"{path}{where}: {error}"))
             else:
                 yield document
 
@@ -182,6 +197,8 @@ def document_of(row: Any, text_field: str, default_id: str) -> Document:
         raise UserError(f"field {text_field!r} is {type(text).__name__}, not text")
     if not text.strip():
         raise UserError(f"field {text_field!r} is empty")
+    if not text.strip("\0"):
+        raise UserError(f"field {text_field!r} holds NUL characters only: not a text")
     if not text.isascii():
         try:
             text.encode()
@@ -216,22 +233,40 @@ def _reason(error: Exception) -> str:
 
 def _lines(path: epath.Path) -> Iterator[bytes]:
     with path.open("rb") as stream:
-        if codec := COMPRESSION.get(path.suffix):
+        if codec := COMPRESSION.get(path.suffix.lower()):
             stream = pa.CompressedInputStream(pa.PythonFile(stream), codec)
         yield from io.BufferedReader(stream, 1 << 16) if codec else stream
 
 
-def _text_pieces(path: epath.Path) -> Iterator[tuple[int, bytes]]:
-    """The pieces of a long text, each with the number of its first line."""
-    first, size, lines = 1, 0, []
-    for number, line in enumerate(_lines(path), 1):
-        lines.append(line)
-        size += len(line)
-        if size > LONG_TEXT or (size > LEAST_CUT and line.isspace()):
-            yield first, b"".join(lines)
-            first, size, lines = number + 1, 0, []
-    if rest := b"".join(lines).strip():
-        yield first, rest
+def _text_pieces(path: epath.Path) -> Iterator[tuple[int, int, bytes]]:
+    """The pieces of a long text, each with the line and the byte of it where it begins."""
+    line, byte, window = 1, 1, b""
+    with path.open("rb") as stream:
+        while True:
+            while len(window) < LONG_TEXT and (more := stream.read(LONG_TEXT - len(window))):
+                window += more
+            if not window:
+                return
+            end = _cut(window)
+            piece, window = window[:end], window[end:]
+            if not piece.isspace():
+                yield line, byte, piece
+            line += piece.count(b"\n")
+            byte = end - piece.rfind(b"\n") if b"\n" in piece else byte + end
+
+
+def _cut(window: bytes) -> int:
+    """Where a text ends that goes on like `window`, which is short at the end of the file alone."""
+    if blank := BLANK_LINES.search(window, LEAST_CUT):
+        return blank.end()
+    if len(window) < LONG_TEXT:
+        return len(window)
+    for place in LAST_PLACES:
+        if found := place.match(window, LEAST_CUT):
+            return found.end()
+    # Before the first byte of the last character: it may not be here whole.
+    tail = range(len(window) - 1, len(window) - 5, -1)
+    return next((i for i in tail if window[i] & 0xC0 != 0x80), len(window))
 
 
 def _undecoded(column: pa.Array) -> list[Any]:

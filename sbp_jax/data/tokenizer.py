@@ -230,7 +230,7 @@ def train_tokenizer(
 
 def _explain(error: RuntimeError, vocab_size: int) -> Exception:
     message = str(error)
-    if "sentences_.empty()" in message:
+    if "sentences_.empty()" in message or "(all_chars_count) > (0)" in message:  # NULs alone
         return UserError("there is no text to train a tokenizer on")
     if found := re.search(r"too high .* <= (\d+)", message):
         return UserError(

@@ -142,6 +142,94 @@ class TestFiles:
         (tmp_path / "one.txt").write_text("line of words\n" * 20_000)
         assert 4 < len(documents(tmp_path)) < 10
 
+    @settings(max_examples=60, deadline=None)
+    @given(
+        words=st.lists(
+            st.sampled_from(
+                ["word", "é", "漢字", "。", "🙂", ". ", "? ", " ", "x" * 999, "\n", "\n\n"]
+            ),
+            min_size=1,
+            max_size=12,
+        ),
+        glue=st.sampled_from(["", " ", "\n"]),
+        ends=st.sampled_from(["", "\n", "\n\n\n"]),
+    )
+    def test_no_long_text_whatever_loses_characters_or_gives_a_document_over_64_kib(
+        self, tmp_path_factory, words, glue, ends
+    ):
+        pattern = glue.join(words)
+        text = pattern * (1 + 200_000 // len(pattern.encode())) + ends
+        path = tmp_path_factory.mktemp("long") / "long.txt"
+        path.write_text(text)
+        bad, good = errors(path)
+        assert not bad or not text.strip()
+        assert "".join(good).replace("\n", "") == text.replace("\n", "") or not text.strip()
+        assert all(len(piece.encode()) <= 64 * 1024 for piece in good)
+        assert len(good) <= len(text.encode()) // 4_000 + 1
+
+    @pytest.mark.parametrize(
+        "sentence, end",
+        [
+            ("A sentence ends. And on ", ". "),
+            ("eine 文が終わる。そして", "。"),
+            ("and on and ", " "),
+        ],
+    )
+    def test_a_text_of_one_line_is_cut_after_a_sentence_or_else_a_word(
+        self, tmp_path, sentence, end
+    ):
+        text = sentence * 10_000
+        (tmp_path / "line.txt").write_text(text)
+        found = documents(tmp_path)
+        assert "".join(d.text for d in found) == text and len(found) > 1
+        assert all(d.text.endswith(end) for d in found[:-1])
+        assert [d.id for d in found[:2]] == [
+            "line.txt:1",
+            f"line.txt:1:{len(found[0].text.encode()) + 1}",
+        ]
+        assert len({d.id for d in found}) == len(found)
+
+    def test_a_document_that_begins_within_a_line_is_named_by_line_and_byte(self, tmp_path):
+        lines_ = ["short", "x" * 100_000, "y" * 70_000]
+        data = "\n".join(lines_).encode()
+        (tmp_path / "a.txt").write_bytes(data)
+        for document in documents(tmp_path):
+            _, line, *byte = document.id.split(":")
+            start = lines_[int(line) - 1][int(byte[0]) - 1 if byte else 0 :]
+            assert start.startswith(document.text.split("\n")[0]), document.id
+
+    def test_endings_may_be_in_capitals(self, tmp_path):
+        (tmp_path / "A.TXT").write_text("one")
+        (tmp_path / "B.JSONL").write_bytes(lines({"text": "two"}))
+        (tmp_path / "C.Jsonl.GZ").write_bytes(gzip.compress(lines({"text": "three"})))
+        assert texts(tmp_path) == ["one", "two", "three"]
+        pq.write_table(pa.table({"text": ["four"]}), tmp_path / "D.PARQUET")
+        assert texts(tmp_path / "D.PARQUET") == ["four"]
+        with pytest.raises(UserError, match="holds Parquet files"):
+            opened(tmp_path)
+
+    def test_json_lines_may_begin_with_a_byte_order_mark(self, tmp_path):
+        mark = "\ufeff".encode()
+        (tmp_path / "a.jsonl").write_bytes(mark + lines({"text": "one"}, {"text": "\ufefftwo"}))
+        (tmp_path / "b.jsonl").write_bytes(mark + b"\r\n" + lines({"text": "three"}))
+        assert texts(tmp_path) == ["one", "\ufefftwo", "three"]
+
+    @pytest.mark.parametrize(
+        "manifest",
+        ["{\n  'not': JSON", "[1]", '{"name": "app"}', '{"kind": "Deployment"}', "\xff"],
+    )
+    def test_a_manifest_of_others_leaves_a_folder_of_texts_what_it_is(self, tmp_path, manifest):
+        (tmp_path / "a.txt").write_text("one")
+        (tmp_path / "manifest.json").write_text(manifest, encoding="latin-1")
+        assert texts(tmp_path) == ["one"]
+        pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
+        with pytest.raises(UserError, match="no manifest.json of a finished corpus") as error:
+            opened(tmp_path)
+        assert "delete" not in str(error.value)
+        with pytest.raises(UserError) as error:
+            verify_corpus(tmp_path)
+        assert "delete" not in str(error.value)
+
     def test_the_byte_order_mark_of_a_windows_text_is_no_part_of_it(self, tmp_path):
         (tmp_path / "notes.txt").write_bytes("one\r\n\r\ntwo\r\n".encode("utf-8-sig"))
         assert texts(tmp_path) == ["one\r\n\r\ntwo"]
@@ -174,6 +262,7 @@ class TestBadRows:
             (b'{"text": 7}', "field 'text' is int, not text"),
             (b'{"text": null}', "field 'text' is NoneType, not text"),
             (b'{"text": " \\n"}', "field 'text' is empty"),
+            (b'{"text": "\\u0000\\u0000"}', "field 'text' holds NUL characters only"),
             (b'{"text": "\\ud800"}', "not valid Unicode"),
         ],
     )
@@ -266,6 +355,16 @@ class TestNothingToRead:
         for spec in (tmp_path, tmp_path / "x.png", tmp_path / "*.png"):
             with pytest.raises(UserError, match=r"nothing to read there: .*\.jsonl\.zst"):
                 opened(spec)
+
+    def test_the_folder_of_a_run_is_told_apart_from_texts(self, tmp_path):
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "a.txt").write_text("mine")
+        assert [s.name for s in opened(tmp_path).shards] == ["a.txt", "config.json"]
+        for sign in ("checkpoints", "metrics.jsonl"):
+            (tmp_path / sign).mkdir()
+            with pytest.raises(UserError, match=f"{tmp_path}: a run's folder, not a corpus"):
+                opened(tmp_path)
+            (tmp_path / sign).rmdir()
 
     @pytest.mark.parametrize("spec", ["hf:", "hf:a:b:c:d", "toyworld:heldout"])
     def test_misspelt_names_are_refused(self, spec):

@@ -135,6 +135,8 @@ def test_a_vocabulary_too_small_for_the_characters_names_the_least(tmp_path, kin
 def test_no_text_and_an_unknown_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match="no text"):
         train_tokenizer(["", ""], 300, tmp_path)
+    with pytest.raises(UserError, match="no text"):
+        train_tokenizer(["\0\0\0"], 300, tmp_path)
     with pytest.raises(UserError, match="tokenizer_kind 'wordpiece'"):
         train_tokenizer(TEXTS, 300, tmp_path, kind="wordpiece")
 
