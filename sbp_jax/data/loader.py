@@ -40,6 +40,11 @@ class Windows:
                 f"{self.store.path}: its pairs are packed for data.sequence_length="
                 f"{self.store.row_length - 1}, not {self.sequence_length}; set that or pack again"
             )
+        if self.store.row_length and not self.document_mask:
+            raise UserError(
+                f"{self.store.path}: the pairs in one row must not see each other; set "
+                "data.document_mask=True"
+            )
 
     @property
     def _span(self) -> tuple[int, int]:
@@ -118,11 +123,6 @@ class Loader:
             windows = Windows(store, "train", sequence_length, document_mask)
             _refuse_shortage(name, windows, used[name], max_passes)
             self._sources.append(_Source(name, windows, weight, used[name]))
-        if len({store.manifest["tokenizer"] for store, _, _ in sources.values()}) > 1:
-            raise UserError(
-                f"data.mixture: {', '.join(sources)} were not all made by one tokenizer; make them "
-                "again with one"
-            )
         self.fingerprint = files.sha256(json.dumps(self._identity(document_mask)).encode())
 
     def _identity(self, document_mask: bool) -> list:

@@ -42,10 +42,10 @@ class Numbers:
         return [[int(word) for word in text.split()] for text in texts]
 
 
-def make_store(folder, documents, held_out=0.0, tokenizer=Numbers) -> TokenStore:
+def make_store(folder, documents, held_out=0.0) -> TokenStore:
     texts = [" ".join(map(str, ids)) for ids in documents]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "load_tokenizer", lambda path: tokenizer())
+        patch.setattr(writing, "load_tokenizer", lambda path: Numbers())
         writing._tokenizer.cache_clear()
         corpus = Corpus("test", [Texts("0", texts)], str(documents))
         write_tokens(corpus, "", folder, seed=0, held_out=held_out, workers=1, on_error="stop")
@@ -333,21 +333,13 @@ def test_more_passes_than_allowed_are_refused_with_the_numbers(store):
         ({"weight": 0.0}, "weights must be above 0: a"),
         ({"weight": float("nan")}, "weights must be above 0: a"),
         ({"pairs": True, "sequence_length": 7}, "sequence_length=8, not 7"),
+        ({"pairs": True, "document_mask": False}, "pairs .* set data.document_mask=True"),
     ],
 )
 def test_impossible_mixtures_are_refused(store, pairs, changes, message):
     source = pairs if changes.pop("pairs", False) else store
     with pytest.raises(UserError, match=message):
         make_loader({"a": (source, changes.pop("weight", 1.0), 0.0)}, **changes)
-
-
-def test_stores_of_two_tokenizers_do_not_mix(store, tmp_path):
-    class Others(Numbers):
-        fingerprint = "others"
-
-    other = make_store(tmp_path, [list(range(1, 100))], tokenizer=Others)
-    with pytest.raises(UserError, match="not all made by one tokenizer"):
-        make_loader({"a": store, "b": other})
 
 
 def test_fingerprint_tells_runs_with_other_data_apart(store, pairs):
