@@ -11,6 +11,7 @@ betas, weight decay and clipping are not published either: the defaults of sbp_j
 """
 
 from sbp_jax.config import arm_and_words, new_config
+from sbp_jax.errors import UserError
 
 ARMS = ("baseline", "sbp", "oracle")
 
@@ -42,7 +43,9 @@ def set_recipe(config):
 
 def set_arm(config, argument, *, unique, oracle, real, synthetic):
     """The same tokens for each arm: repeated, partly replaced by synthetic text, or all unique."""
-    arm = (arm_and_words(argument, *ARMS) or ["baseline"])[-1]
+    arm, *more = arm_and_words(argument, *ARMS) or ["baseline"]
+    if more:
+        raise UserError(f"one run is one arm, not {argument!r}")
     config.data.input = f"data/dclm/{oracle if arm == 'oracle' else unique}"
     if arm == "sbp":
         config.data.mixture.real = {"input": config.data.input, "weight": real}
