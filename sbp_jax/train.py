@@ -104,7 +104,10 @@ def _train(
     # Data: tokens, and the order in which the steps see them. One process prepares, all read.
     barrier = ocp.multihost.get_barrier_sync_fn()
     if not primary:
-        barrier(key="data prepared", timeout_ms=PREPARATION_MS)
+        try:
+            barrier(key="data prepared", timeout_ms=PREPARATION_MS)
+        except jax.errors.JaxRuntimeError as error:
+            raise UserError("the first process ended while preparing data; it says why") from error
     tokenizer, sources, held_out = prepare_data(experiment, workdir)
     if primary:
         barrier(key="data prepared", timeout_ms=PREPARATION_MS)
@@ -214,7 +217,7 @@ def finished(workdir: epath.Path, experiment: Experiment) -> dict[str, Any] | No
         summary = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); delete it and run again") from error
-    return summary if summary["steps"] >= experiment.num_steps else None
+    return summary if summary["steps"] == experiment.num_steps else None
 
 
 def first_state(

@@ -207,7 +207,10 @@ def _newest_sound(
             return restored, meta
         where = folder / str(step)
         log.warning("checkpoint %s is damaged (%s); trying the one before it", where, damage)
-    raise UserError(f"{folder}: none of the checkpoints {steps} can be read")
+    raise UserError(
+        f"{folder}: none of the checkpoints {steps} can be read; put a copy back, or begin another "
+        "run"
+    )
 
 
 def _read(

@@ -81,7 +81,7 @@ def fit(
             if pending:
                 stopping = reporter.report(*pending)
             pending = number, values
-            if profile and tracing and (number in (profile[1], end) or stopping):
+            if profile and tracing and number == profile[1]:
                 jax.block_until_ready(values)
                 jax.profiler.stop_trace()
                 tracing = False
@@ -107,6 +107,8 @@ def fit(
                 clock.charge("checkpoints")
             if stopping:
                 break
+        if tracing:  # the run ends within the range
+            jax.profiler.stop_trace()
         checkpoints.wait()
     clock.charge("checkpoints")
     return state, int(state.step) == end
