@@ -127,6 +127,33 @@ def test_two_processes_go_on_from_what_one_began(one, two, of_one, tmp_path, rea
     assert_same_losses(result, workdir, of_one)
 
 
+def test_damage_that_one_process_alone_meets_sends_both_to_the_checkpoint_before(
+    two, of_two, tmp_path, reached, result
+):
+    workdir = tmp_path / "run"
+    flag = f"--config.data.input={of_two / 'data' / 'train'}"
+    with stopped(two, workdir, reached(workdir, 15), flag) as output:
+        stop = re.search(r"stopped after step (\d+) of 40", output)
+    assert stop
+    # What the second process wrote of the parameters is what it reads again, and nobody else does.
+    damaged = list((workdir / "checkpoints" / stop[1] / "params").glob("ocdbt.process_1/d/*"))
+    assert damaged
+    for path in damaged:
+        path.write_bytes(bytes(byte ^ 0xFF for byte in path.read_bytes()))
+    before = max(
+        int(name)
+        for name in os.listdir(workdir / "checkpoints")
+        if name.isdigit() and name != stop[1]
+    )
+    resumed = two.train(workdir, flag)
+    where = re.escape(str(workdir / "checkpoints" / stop[1]))
+    said = re.findall(rf"^\[(\d)\] checkpoint {where} is damaged \((.*)\)", resumed.out, re.M)
+    assert dict(said).keys() == {"0", "1"}
+    assert dict(said)["0"] == "another process cannot read its part"
+    assert f"resuming after step {before} of 40" in resumed.out
+    assert_same_losses(result, workdir, of_two)
+
+
 def test_a_mistake_in_a_run_of_two_is_one_line_of_each_and_exit_code_2(two, of_two, tmp_path):
     flags = (f"--config.data.input={of_two / 'data' / 'train'}", "--config.model.vocab_size=640")
     finished = two.run(tmp_path / "run", *flags)

@@ -162,6 +162,25 @@ def test_sigterm_and_ctrl_c_save_and_the_same_command_goes_on_to_the_same_bits(
     assert_same_bits(workdir, base[0])
 
 
+def test_a_second_run_in_a_workdir_is_refused_while_the_first_goes_on(
+    base, store, trainer, tmp_path, reached, assert_same_bits
+):
+    workdir, flag = tmp_path / "run", f"--config.data.input={store}"
+    with trainer.start(workdir, flag) as first:
+        first.wait_for(reached(workdir, 1))
+        first.process.send_signal(signal.SIGSTOP)  # or it is done before the second one begins
+        before = snapshot(workdir)
+        error = trainer.run(workdir, flag).error
+        assert f"{workdir}: another process is training there" in error
+        assert snapshot(workdir) == before
+        seen = len(metrics(workdir))
+        first.process.send_signal(signal.SIGCONT)
+        first.wait_for(reached(workdir, seen + 3))
+        first.process.kill()
+    trainer.train(workdir, flag)  # a lock does not outlive its process
+    assert_same_bits(workdir, base[0])
+
+
 def test_a_second_ctrl_c_ends_at_once(store, trainer, tmp_path, reached):
     batch = 2048  # a step takes a second, and the first Ctrl-C would let it come to its end
     flags = [

@@ -181,7 +181,9 @@ def test_a_run_that_passed_over_a_damaged_checkpoint_writes_it_anew(two, state):
 def test_when_every_checkpoint_is_damaged_the_run_is_refused(two):
     for step in ("10", "20"):
         truncate(largest_file(two / "checkpoints" / step / "params"))
-    with pytest.raises(UserError, match=r"none of the checkpoints \[20, 10\] can be read; delete"):
+    with pytest.raises(
+        UserError, match=r"none of the checkpoints \[20, 10\] can be read; put a copy back"
+    ):
         restore(two)
 
 

@@ -26,6 +26,7 @@ from sbp_jax.training.optimizer import learning_rate
 from sbp_jax.training.step import (
     eval_step,
     init_state,
+    loss_sums,
     state_shardings,
     stop_flags,
     trace_train_step,
@@ -160,6 +161,49 @@ def test_a_seed_gives_the_same_first_state_on_any_mesh(sizes):
     first = functools.partial(init_state, experiment())
     make = jax.jit(first, out_shardings=layout, compiler_options=QUICKLY)
     assert_identical(make(), initial())
+
+
+@functools.cache
+def gradients_on_skewed_tokens(**changes):
+    """Half of the tokens are one and the same, as in text: its gradient has a thousand terms."""
+    e = experiment(**changes)
+    random = np.random.default_rng(0)
+    frequency = np.arange(1, VOCAB + 1.0) ** -2
+    ids = random.choice(VOCAB, (16, 129), p=frequency / frequency.sum()).astype(np.int32)
+    skewed = {
+        "inputs": ids[:, :-1],
+        "targets": ids[:, 1:],
+        "segments": np.zeros_like(ids[:, 1:]),
+        "weights": np.ones(ids[:, 1:].shape, np.float32),
+    }
+
+    def mean_loss(params):
+        return loss_sums(e, params, skewed)[0] / skewed["weights"].sum()
+
+    params = transformer.init_params(e.model, 0)
+    return jax.device_get(jax.jit(jax.grad(mean_loss), compiler_options=QUICKLY)(params))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_every_gradient_in_bfloat16_is_near_that_in_float32(tied):
+    half, full = (
+        jax.tree_util.tree_flatten_with_path(
+            gradients_on_skewed_tokens(tie_embeddings=tied, dtype=dtype)
+        )[0]
+        for dtype in ("bfloat16", "float32")
+    )
+    for (path, a), (_, b) in zip(half, full, strict=True):
+        assert a.dtype == np.float32
+        error = np.linalg.norm(a - b) / np.linalg.norm(b)
+        assert error < 0.03, (jax.tree_util.keystr(path), error)
+
+
+def test_a_step_in_bfloat16_runs_on_the_cpu():
+    state, metrics = compiled(ONE_DEVICE, dtype="bfloat16")(initial(), batch(0))
+    _, expected = compiled(ONE_DEVICE)(initial(), batch(0))
+    assert int(state.skipped) == 0
+    assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-2)
+    assert float(metrics["loss"]) != float(expected["loss"])
 
 
 def test_the_parameters_and_their_moments_are_split_over_the_mesh():
