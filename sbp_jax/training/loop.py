@@ -169,7 +169,7 @@ class Reporter:
             "tokens": number * e.tokens_per_step,
             "loss": _finite(values["loss"]),
             "grad_norm": _finite(values["grad_norm"]),
-            "lr": values["lr"],
+            "lr": _finite(values["lr"]),
             "tokens_per_s": round(speed, 1),
             "mfu": round(mfu, 4),
             "skipped": values["skipped"],
