@@ -347,7 +347,7 @@ def print_samples(experiment: Experiment, state: TrainState, tokenizer: Tokenize
         seed=experiment.seed,
     )
     for number, ids in enumerate(texts, 1):
-        print(f"--- sample {number}, temperature 0.8\n{tokenizer.decode(ids)}", flush=True)
+        print(f"--- sample {number}\n{tokenizer.decode(ids)}", flush=True)
 
 
 if __name__ == "__main__":

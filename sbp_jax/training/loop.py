@@ -7,6 +7,7 @@ them see it at the same step and save the same checkpoint.
 
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -213,7 +214,8 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
         if requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         requested = True
-        log.info("%s: saving a checkpoint after this step", signal.Signals(number).name)
+        # Not by logging: the signal may have come in the middle of a line of it.
+        os.write(2, f"{signal.Signals(number).name}: saving after this step\n".encode())
 
     before = {
         number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)

@@ -86,10 +86,9 @@ def describe(experiment, mesh, loader, compiled, peak: float, peak_source: str, 
         start,
     )
     for part in loader.describe():
-        source = e.data.mixture.get(str(part["source"]))
         log.info(
             "data    %s: %s windows, %s unique tokens, %.2f passes",
-            source.input if source else e.data.input,
+            part["source"] if e.data.mixture else e.data.input,
             f"{part['windows']:,}",
             f"{part['unique_tokens']:,}",
             part["passes"],

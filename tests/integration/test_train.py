@@ -80,7 +80,7 @@ def test_a_person_sees_the_plan_then_one_line_a_step_then_samples(base):
     step = r"step +\d+/40  loss \d+\.\d{4}  [\d,]+ tokens/s  MFU \d+\.\d%  ETA \d+:\d\d:\d\d"
     assert len(re.findall(f"^{step}", printed.err, re.M)) == STEPS
     assert "--- sample 1\n" in printed.out and "--- sample 2\n" in printed.out
-    assert "wrote " in printed.err and "summary.json" in printed.err
+    assert "done in " in printed.err and "summary.json are in " in printed.err
 
 
 def test_a_finished_run_is_left_as_it_is(base, trainer):
@@ -191,7 +191,7 @@ def test_a_second_ctrl_c_ends_at_once(store, trainer, tmp_path, reached):
     with trainer.start(tmp_path / "run", *flags) as running:
         running.wait_for(reached(tmp_path / "run", 1))
         running.process.send_signal(signal.SIGINT)
-        running.wait_for(running.says("saving a checkpoint after this step"))
+        running.wait_for(running.says("saving after this step"))
         running.process.send_signal(signal.SIGINT)
         start = time.monotonic()
         assert running.finish().code == 128 + signal.SIGINT  # not 0, after a checkpoint
