@@ -143,10 +143,11 @@ def executed_flops(jaxpr: Any, devices: int) -> float:
 
 def out_of_memory(error: Exception) -> tuple[float, float]:
     """GiB that the program needs on each device, and that there are."""
-    figures = re.findall(r"(\d+(?:\.\d+)?)G\b", str(error))
+    figures = re.findall(r"\b(\d+(?:\.\d+)?)([MGT])\b", str(error))
     if "RESOURCE_EXHAUSTED" not in str(error) or len(figures) < 2:
         raise error
-    return float(figures[0]), float(figures[1])
+    needed, limit = (float(n) * {"M": 2**-10, "G": 1, "T": 2**10}[u] for n, u in figures[:2])
+    return round(needed, 2), round(limit, 2)
 
 
 def collectives(compiled: Any) -> dict[str, dict[str, int]] | None:
