@@ -215,9 +215,9 @@ def finished(workdir: epath.Path, experiment: Experiment) -> dict[str, Any] | No
         return None
     try:
         summary = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it and run again") from error
-    return summary if summary["steps"] == experiment.num_steps else None
+        return summary if summary["steps"] == experiment.num_steps else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not a summary ({error}); delete it and run again") from error
 
 
 def first_state(

@@ -321,12 +321,17 @@ def test_numbers_that_are_not_finite_are_null_in_the_files(plain, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [("config.json", ""), ("summary.json", ""), ("metrics.jsonl", '{"step": 1, "loss"\n')],
+    ("name", "content", "reason"),
+    [
+        ("config.json", "", "not JSON"),
+        ("summary.json", "", "not a summary"),
+        ("summary.json", "[]", "not a summary"),
+        ("metrics.jsonl", '{"step": 1, "loss"\n', "not JSON"),
+    ],
 )
-def test_a_broken_file_of_the_run_is_named(name, content, plain, stopped):
+def test_a_broken_file_of_the_run_is_named(name, content, reason, plain, stopped):
     (stopped / name).write_text(content)
-    assert f"{stopped / name}: not JSON" in refusal(plain, stopped)
+    assert f"{stopped / name}: {reason}" in refusal(plain, stopped)
 
 
 def test_a_run_of_another_version_is_refused_by_the_fields_it_lacks(plain, stopped):
