@@ -13,11 +13,12 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from sbp_jax.errors import UserError
+
+if TYPE_CHECKING:  # the step and the model need the dataclasses only
+    from ml_collections import ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,14 +184,16 @@ class Experiment:
         return self.train.tokens // self.tokens_per_step
 
 
-def new_config() -> ConfigDict:
+def new_config() -> "ConfigDict":
     """The defaults, ready to be edited by a config file."""
+    from ml_collections import ConfigDict
+
     config = ConfigDict(dataclasses.asdict(Experiment()))
     config.data.mixture.unlock()
     return config
 
 
-def resolve(config: ConfigDict) -> Experiment:
+def resolve(config: "ConfigDict") -> Experiment:
     """The experiment that a config describes; `UserError` names what is wrong with it."""
     experiment = _build(Experiment, config.to_dict(), "config")
     validate(experiment)

@@ -61,6 +61,15 @@ def test_importing_pulls_in_no_heavy_package(module):
     assert result.stdout.split() == []
 
 
+def test_the_step_needs_only_jax_flax_optax_and_numpy():
+    others = "etils grain ml_collections orbax pyarrow sentencepiece tensorboardX tensorstore"
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({others.split()!r}))\n"  # None: not there
+        "import sbp_jax.training.flops, sbp_jax.training.step"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_the_trainer_explains_itself():
     result = subprocess.run(
         [sys.executable, "-m", "sbp_jax.train", "--help"], cwd=ROOT, capture_output=True, text=True
