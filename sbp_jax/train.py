@@ -67,7 +67,20 @@ def main() -> None:
     if INIT_FROM.value:
         experiment = dataclasses.replace(experiment, init_from=INIT_FROM.value)
     parallel.start_processes()
+    keep_compiled(files.absolute(cli.WORKDIR.value) / "compiled")
     train(experiment, cli.WORKDIR.value, allow_change=ALLOW_CHANGE.value)
+
+
+def keep_compiled(folder: epath.Path) -> None:
+    """A restart finds the programs of the run compiled, unless JAX was told of another place.
+
+    In the workdir, which all processes share: JAX lets only the first one write, and where GPUs
+    share out the tuning of kernels, one that compiles would wait for others that do not.
+    """
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # JAX would have XLA keep its tuning in there as well, which cannot write to object storage.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def train(
