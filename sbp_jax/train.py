@@ -74,8 +74,8 @@ def main() -> None:
 def keep_compiled(folder: epath.Path) -> None:
     """A restart finds the programs of the run compiled, unless JAX was told of another place.
 
-    In the workdir, which all processes share: JAX lets only the first one write, and where GPUs
-    share out the tuning of kernels, one that compiles would wait for others that do not.
+    In the workdir, for JAX lets the first process alone write what all of them read. (On CPUs its
+    keys differ between processes: there the others compile again.)
     """
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(folder))
