@@ -65,31 +65,52 @@ def tokens_per_second(step: Callable[[], None], steps: int) -> float:
 
 
 def jax_step(size: str, side: str) -> Callable[[], None]:
-    import dataclasses
-
     import jax
 
-    from sbp_jax.config import DataConfig, Experiment, ModelConfig, TrainConfig
-    from sbp_jax.parallel import batch_sharding, make_mesh
+    experiment, mesh, compiled = jax_program(size)
+    state, batch, flags = jax_arguments(experiment, mesh)
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = compiled(state, batch, flags)
+        jax.block_until_ready(metrics)
+
+    return step
+
+
+def jax_program(size: str, optimizer: str = "adamw"):
+    """Our experiment of that size, a mesh of this machine, and the step compiled for them."""
+    from sbp_jax.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainConfig
+    from sbp_jax.parallel import make_mesh
     from sbp_jax.training import step as training
 
     layers, width, heads, kv_heads, head_dim, d_ff = SIZES[size]
-    model = ModelConfig(
-        num_layers=layers,
-        d_model=width,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        d_ff=d_ff,
-        vocab_size=VOCAB,
-    )
     experiment = Experiment(
-        model=dataclasses.replace(model, scan_layers=False),
+        model=ModelConfig(
+            num_layers=layers,
+            d_model=width,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            d_ff=d_ff,
+            vocab_size=VOCAB,
+            scan_layers=False,
+        ),
         data=DataConfig(sequence_length=LENGTH, document_mask=False),
+        optimizer=OptimizerConfig(name=optimizer),
         train=TrainConfig(batch_size=BATCH, tokens=BATCH * LENGTH * 100, z_loss=0.0),
     )
     mesh = make_mesh(experiment.mesh)
-    compiled = training.trace_train_step(experiment, mesh).lower().compile()
+    return experiment, mesh, training.trace_train_step(experiment, mesh).lower().compile()
+
+
+def jax_arguments(experiment, mesh):
+    """What the compiled step is called with: the first state, the batch, no request to stop."""
+    import jax
+
+    from sbp_jax.parallel import batch_sharding
+    from sbp_jax.training import step as training
+
     state = jax.jit(
         lambda: training.init_state(experiment),
         out_shardings=training.state_shardings(experiment, mesh),
@@ -102,14 +123,7 @@ def jax_step(size: str, side: str) -> Callable[[], None]:
         name: jax.device_put(value.astype(shapes[name].dtype), batch_sharding(mesh))
         for name, value in batch.items()
     }
-    flags = training.stop_flags(mesh, False)
-
-    def step() -> None:
-        nonlocal state
-        state, metrics = compiled(state, batch, flags)
-        jax.block_until_ready(metrics)
-
-    return step
+    return state, batch, training.stop_flags(mesh, False)
 
 
 def torch_step(size: str, side: str) -> Callable[[], None]:
