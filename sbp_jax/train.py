@@ -7,6 +7,11 @@ The same command resumes an interrupted run and does nothing for a finished one.
 start it on each of them (launch/).
 """
 
+from sbp_jax import cli
+
+if __name__ == "__main__":
+    cli.use_huge_pages()  # before the slow imports, which would be done twice
+
 import dataclasses
 import json
 import logging
@@ -22,7 +27,7 @@ from absl import flags
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sbp_jax import cli, config, files, parallel
+from sbp_jax import config, files, parallel
 from sbp_jax.config import Experiment, Source
 from sbp_jax.data.loader import Loader, held_out_batches
 from sbp_jax.data.tokenizer import Tokenizer, load_tokenizer

@@ -1,12 +1,35 @@
-"""A restart finds compiled what the first start compiled, and computes the same with it."""
+"""How a program starts: with huge pages, and with what a start before it compiled."""
 
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
+@pytest.mark.skipif(
+    not THP.exists() or "[madvise]" not in THP.read_text(), reason="no huge pages on request here"
+)
+def test_a_program_asks_for_huge_pages_and_stays_the_same_process():
+    program = """
+import os, sys
+from sbp_jax import cli
+cli.use_huge_pages()
+print(os.getpid(), os.environ["GLIBC_TUNABLES"], sys.flags.utf8_mode, *sys.argv[1:])
+"""
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.arena_test=4"}
+    command = [sys.executable, "-X", "utf8", "-c", program, "--flag=a b"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    printed = process.communicate()[0]
+    tunables = "glibc.malloc.arena_test=4:glibc.malloc.hugetlb=1"
+    assert printed == f"{process.pid} {tunables} 1 --flag=a b\n"
+
+
+@pytest.mark.slow
 def test_a_restart_compiles_nothing_anew_and_ends_in_the_same_bits(
     trainer, tmp_path, monkeypatch, reached, assert_same_bits
 ):
