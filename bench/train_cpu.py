@@ -67,19 +67,21 @@ def tokens_per_second(step: Callable[[], None], steps: int) -> float:
 def jax_step(size: str, side: str) -> Callable[[], None]:
     import jax
 
-    experiment, mesh, compiled = jax_program(size)
-    state, batch, flags = jax_arguments(experiment, mesh)
+    experiment, mesh, first_state, compiled = jax_programs(size)
+    state, inputs = first_state(), jax_inputs(experiment, mesh)
 
     def step() -> None:
         nonlocal state
-        state, metrics = compiled(state, batch, flags)
+        state, metrics = compiled(state, *inputs)
         jax.block_until_ready(metrics)
 
     return step
 
 
-def jax_program(size: str, optimizer: str = "adamw"):
-    """Our experiment of that size, a mesh of this machine, and the step compiled for them."""
+def jax_programs(size: str, optimizer: str = "adamw"):
+    """Our experiment, a mesh of this machine; compiled for them, the first state and the step."""
+    import jax
+
     from sbp_jax.config import DataConfig, Experiment, ModelConfig, OptimizerConfig, TrainConfig
     from sbp_jax.parallel import make_mesh
     from sbp_jax.training import step as training
@@ -101,20 +103,19 @@ def jax_program(size: str, optimizer: str = "adamw"):
         train=TrainConfig(batch_size=BATCH, tokens=BATCH * LENGTH * 100, z_loss=0.0),
     )
     mesh = make_mesh(experiment.mesh)
-    return experiment, mesh, training.trace_train_step(experiment, mesh).lower().compile()
+    shardings = training.state_shardings(experiment, mesh)
+    first_state = jax.jit(lambda: training.init_state(experiment), out_shardings=shardings)
+    step = training.trace_train_step(experiment, mesh)
+    return experiment, mesh, first_state.lower().compile(), step.lower().compile()
 
 
-def jax_arguments(experiment, mesh):
-    """What the compiled step is called with: the first state, the batch, no request to stop."""
+def jax_inputs(experiment, mesh):
+    """What the step takes besides the state: the batch, and no request to stop."""
     import jax
 
     from sbp_jax.parallel import batch_sharding
     from sbp_jax.training import step as training
 
-    state = jax.jit(
-        lambda: training.init_state(experiment),
-        out_shardings=training.state_shardings(experiment, mesh),
-    )()
     tokens = random_tokens()
     ones = np.ones((BATCH, LENGTH))
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "segments": ones, "weights": ones}
@@ -123,7 +124,7 @@ def jax_arguments(experiment, mesh):
         name: jax.device_put(value.astype(shapes[name].dtype), batch_sharding(mesh))
         for name, value in batch.items()
     }
-    return state, batch, training.stop_flags(mesh, False)
+    return batch, training.stop_flags(mesh, False)
 
 
 def torch_step(size: str, side: str) -> Callable[[], None]:
