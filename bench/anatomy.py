@@ -75,31 +75,26 @@ class Run:
 
         # Copies of the parameters: of the shapes of a gradient, and with values as ordinary.
         self.gradient = jax.tree.map(jnp.copy, self.state.params)
-        program = jax.jit(lambda *args: apply(self.experiment, *args), donate_argnums=0)
+        program = jax.jit(self.update, donate_argnums=0)
         self.apply = program.lower(self.state, self.gradient).compile()
+
+    def update(self, state, gradient):
+        """What `train_step` does once it has the gradient."""
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        from sbp_jax.training.step import apply_gradient
+
+        params, moments = jax.lax.cond(
+            jnp.isfinite(optax.tree.norm(gradient)),
+            lambda: apply_gradient(self.experiment, state, gradient, 1e-3),
+            lambda: (state.params, state.optimizer),
+        )
+        return state._replace(params=params, optimizer=moments)
 
     def optimizer(self) -> None:
         self.state = self.block(self.apply(self.state, self.gradient))
-
-
-def apply(experiment, state, gradient):
-    """What `train_step` does once it has the gradient."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from sbp_jax.training.optimizer import learning_rate, make_optimizer
-
-    finite = jnp.isfinite(optax.tree.norm(gradient))
-    rate = learning_rate(experiment)(state.step)
-    updates, optimizer = make_optimizer(experiment).update(gradient, state.optimizer, state.params)
-    params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
-    params, optimizer = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (params, optimizer),
-        (state.params, state.optimizer),
-    )
-    return state._replace(step=state.step + 1, params=params, optimizer=optimizer)
 
 
 def times(size: str, repeats: int) -> dict[str, float]:

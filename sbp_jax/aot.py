@@ -9,11 +9,13 @@ Needs libtpu (the extra `tpu`) and no TPU: the compiler is the one that runs on 
 figures for memory are the real ones. Exit 0 when the step fits every topology named, 1 when not.
 """
 
+import glob
 import json
 import math
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -26,6 +28,7 @@ os.environ.update(TPU_ACCELERATOR_TYPE="v5p-8", TPU_WORKER_HOSTNAMES="localhost"
 os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from jax.experimental import topologies
 from jax.interpreters import partial_eval
@@ -34,6 +37,7 @@ from sbp_jax import cli, parallel
 from sbp_jax.config import Experiment
 from sbp_jax.errors import UserError
 from sbp_jax.model import transformer
+from sbp_jax.tpu_program import Program, read_program
 from sbp_jax.training import flops
 from sbp_jax.training.preflight import check_split
 from sbp_jax.training.step import trace_train_step
@@ -41,6 +45,10 @@ from sbp_jax.training.step import trace_train_step
 TOPOLOGY = flags.DEFINE_list("topology", None, "TPUs by chip and torus: v5p:8x8x8, v6e:16x16.")
 SLICES = flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by a slower network.")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object for each topology, and no table.")
+
+# The clock, from which the compiler's cycles become seconds: the published peak over the FLOPs that
+# the chip's matrix units do in a cycle.
+CLOCK_HZ = {"TPU v4": 1.05e9, "TPU v5": 1.75e9, "TPU v5 lite": 1.5e9, "TPU v6 lite": 1.75e9}
 
 # What the compiler lets a program use of a device's memory, by JAX's device_kind.
 HBM_GIB = {
@@ -70,12 +78,10 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> dict
     mesh = parallel.make_mesh(experiment.mesh, devices)
     check_split(experiment, mesh)
     traced = trace_train_step(experiment, mesh)
-    e, per_token = (
-        experiment,
-        flops.flops_per_token(experiment.model, experiment.data.sequence_length),
-    )
-    model_flops = per_token * e.tokens_per_step
-    executed = executed_flops(traced.jaxpr, mesh.size)
+    e, kind = experiment, devices[0].device_kind
+    model_flops = flops.flops_per_token(e.model, e.data.sequence_length) * e.tokens_per_step
+    matmul_flops, kernel_flops = executed_flops(traced.jaxpr, mesh.size)
+    executed = matmul_flops + kernel_flops
     report: dict[str, Any] = {
         "topology": topology,
         "slices": slices,
@@ -84,14 +90,15 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> dict
         "params": transformer.num_params(e.model),
         "sequences_per_device": e.train.batch_size / e.train.accumulate / mesh.size,
         "remat": e.model.remat,
+        "loss_chunks": e.model.loss_chunks,
         "flops_per_step": executed,
         "model_flops_per_step": model_flops,
         "flops_ratio": round(executed / model_flops, 3),
-        "hbm_limit_gib": HBM_GIB[devices[0].device_kind],
+        "hbm_limit_gib": HBM_GIB[kind],
     }
     start = time.perf_counter()
     try:
-        compiled = traced.lower(lowering_platforms=("tpu",)).compile()
+        compiled, program = compile_and_read(traced)
     except jax.errors.JaxRuntimeError as error:
         needed, limit = out_of_memory(error)
         report.update(fits=False, hbm_gib_per_device=needed, hbm_limit_gib=limit)
@@ -103,10 +110,28 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> dict
             fits=True,
             hbm_gib_per_device=round(used / 2**30, 2),
             state_gib_per_device=round(m.argument_size_in_bytes / 2**30, 2),
-            collectives=collectives(compiled),
+            collectives=program.collectives,
         )
+        if program.cycles and kind in CLOCK_HZ:
+            # The compiler has no estimate for kernels: these are taken to run at the chip's peak.
+            peak = flops.peak_flops(devices[0])[0] * mesh.size
+            seconds = program.cycles / CLOCK_HZ[kind] + kernel_flops / peak
+            report["estimated_step_s"] = round(seconds, 4)
+            report["estimated_mfu"] = round(model_flops / peak / seconds, 3)
     report["compile_s"] = round(time.perf_counter() - start, 1)
     return report
+
+
+def compile_and_read(traced: jax.stages.Traced) -> tuple[Any, Program]:
+    """The program, and what its text says: as the compiler writes it into a folder, for JAX cannot
+    print a program of this size for v5p and v6e.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = traced.lower(lowering_platforms=("tpu",)).compile(compiler_options=options)
+        (path,) = glob.glob(f"{folder}/*.after_codegen.txt")
+        with open(path, encoding="utf-8") as text:
+            return compiled, read_program(text.read())
 
 
 def describe_topology(topology: str, slices: int) -> list[Any]:
@@ -130,15 +155,16 @@ def describe_topology(topology: str, slices: int) -> list[Any]:
         raise UserError(f"--topology={topology}: {error}") from error
 
 
-def executed_flops(jaxpr: Any, devices: int) -> float:
-    """FLOPs of every matmul that one step runs, recomputation included.
+def executed_flops(jaxpr: Any, devices: int) -> tuple[float, float]:
+    """FLOPs of one step, recomputation included: of all matmuls, and of the attention kernels.
 
     Counted in the traced program, since the compiler's own count takes a loop's body once. Splash
     attention runs nine block products (two forward, three for the queries' gradient, four for the
     keys' and values') on the blocks at or below the diagonal.
     """
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), True)
-    return sum(_matmuls(jaxpr, 1, devices))
+    counts = list(_matmuls(jaxpr, 1, devices))
+    return sum(n for n, kernel in counts if not kernel), sum(n for n, kernel in counts if kernel)
 
 
 def out_of_memory(error: Exception) -> tuple[float, float]:
@@ -150,49 +176,33 @@ def out_of_memory(error: Exception) -> tuple[float, float]:
     return round(needed, 2), round(limit, 2)
 
 
-def collectives(compiled: Any) -> dict[str, dict[str, int]] | None:
-    """Number and result bytes of each kind of collective in the program's text, a loop's body once.
-
-    None where the compiler cannot print its program, which is so on v5p and v6e at these sizes.
-    """
-    try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError:
-        return None
-    found: dict[str, dict[str, int]] = {}
-    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
-    for shapes, kind in re.findall(rf"= (\(?[^=]*?\)?) ({kinds})(?:-start)?\(", text):
-        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
-        entry["count"] += 1
-        entry["bytes"] += sum(
-            math.prod(int(size) for size in dims.split(",") if size) * int(bits) // 8
-            for bits, dims in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", shapes)
-        )
-    return found
-
-
 def table(report: dict[str, Any]) -> str:
     r = report
     where = r["topology"] + (f" x {r['slices']}" if r["slices"] > 1 else "")
     verdict = "fits" if r["fits"] else "DOES NOT FIT"
     memory = f"{r['hbm_gib_per_device']:.1f} of {r['hbm_limit_gib']:.1f} GiB"
-    return (
+    text = (
         f"{where}: {verdict}: {memory} on each of {r['devices']} devices, "
         f"{r['sequences_per_device']:g} sequences a device, remat {r['remat']}, "
-        f"{r['flops_ratio']:.2f} x the model's FLOPs; compiled in {r['compile_s']:.0f} s"
+        f"{r['flops_ratio']:.2f} x the model's FLOPs"
     )
+    if "estimated_step_s" in r:
+        text += f", at least {r['estimated_step_s']:.2f} s a step (MFU {r['estimated_mfu']:.0%})"
+    for kind, c in r.get("collectives", {}).items():
+        text += f"\n    {kind}: {c['count']} a step, {c['bytes'] / 2**30:.2f} GiB"
+    return f"{text}\n    compiled in {r['compile_s']:.0f} s"
 
 
-def _matmuls(jaxpr: Any, times: int, devices: int) -> Iterator[float]:
-    """FLOPs of each matmul under `jaxpr`, which runs `times` times."""
+def _matmuls(jaxpr: Any, times: int, devices: int) -> Iterator[tuple[float, bool]]:
+    """FLOPs of each matmul under `jaxpr`, which runs `times` times; and whether in a kernel."""
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-            yield 2.0 * times * math.prod(out) * math.prod(left[axis] for axis in contracted)
+            yield 2.0 * times * math.prod(out) * math.prod(left[a] for a in contracted), False
         elif name == "pallas_call":
-            yield times * _splash_flops(equation)
+            yield times * _splash_flops(equation), True
         else:
             inner = {"scan": params.get("length"), "shard_map": devices}.get(name, 1)
             for value in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr):
@@ -208,11 +218,11 @@ def _splash_flops(equation: Any) -> float:
     """One call on one device: the block products of its kind, on and below the diagonal."""
     kind = equation.params["name"].split("_")[2]
     products = {"fwd": 2, "dq": 3, "dkv": 4}[kind]
-    (batch, heads, queries, width), (_, _, keys, _) = [
-        v.aval.shape for v in equation.invars if v.aval.ndim == 4
-    ][:2]
+    # Queries and keys come first: [batch, heads, time, width], without the batch if it is one.
+    floats = [v.aval for v in equation.invars if jnp.issubdtype(v.aval.dtype, jnp.floating)]
+    (*heads, queries, width), (*_, keys, _) = (aval.shape for aval in floats[:2])
     block = min(512, keys)
-    return products * 2.0 * batch * heads * width * queries * (keys + block) / 2
+    return products * 2.0 * math.prod(heads) * width * queries * (keys + block) / 2
 
 
 if __name__ == "__main__":

@@ -266,13 +266,25 @@ def rotate(x, rope):
 
 def gathered(weight: nnx.Param, dtype) -> jax.Array:
     """The weight as a matmul uses it: cast first, then gathered over fsdp, so that half the bytes
-    travel.
+    travel; its gradient goes back to where the weight lies before it is cast.
     """
     axes = weight.get_metadata("axes")
     value = weight[...].astype(dtype)
     if axes[0] == "layers" and value.ndim == len(axes) - 1:
         axes = axes[1:]
+    return _gather(axes, value)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather(axes: tuple[str, ...], value):
     return constrain(value, *(None if axis == "width" else axis for axis in axes))
+
+
+# Not the constraint's own transpose: each device would get the sum of the whole gradient.
+_gather.defvjp(
+    lambda axes, value: (_gather(axes, value), None),
+    lambda axes, _, gradient: (constrain(gradient, *axes),),
+)
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:

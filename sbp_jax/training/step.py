@@ -115,12 +115,10 @@ def train_step(experiment: Experiment, state: TrainState, batch: Batch, stop: ja
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     rate = learning_rate(experiment)(state.step)
-    updates, optimizer = make_optimizer(experiment).update(grads, state.optimizer, state.params)
-    params = jax.tree.map(lambda p, u: p + rate * u, state.params, updates)
-    params, optimizer = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (params, optimizer),
-        (state.params, state.optimizer),
+    params, optimizer = jax.lax.cond(
+        finite,
+        lambda: apply_gradient(experiment, state, grads, rate),
+        lambda: (state.params, state.optimizer),
     )
     bad = (~finite).astype(jnp.int32)
     skipped, in_a_row = state.skipped + bad, (state.skipped_in_a_row + bad) * bad
@@ -134,6 +132,13 @@ def train_step(experiment: Experiment, state: TrainState, batch: Batch, stop: ja
         "stop": stop.max(),
     }
     return new_state, metrics
+
+
+def apply_gradient(experiment: Experiment, state: TrainState, gradient, rate: jax.Array):
+    """Parameters and moments after one step of the optimizer."""
+    optimizer = make_optimizer(experiment)
+    updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+    return jax.tree.map(lambda p, u: p + rate * u, state.params, updates), moments
 
 
 def _strided(x: jax.Array, parts: int) -> jax.Array:
