@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from sbp_jax import cli
 from sbp_jax.config import resolve
 from sbp_jax.data import tokens
 from sbp_jax.data.loader import Loader
@@ -114,4 +115,5 @@ def write_random_store(folder: str, number: int) -> None:
 
 
 if __name__ == "__main__":
+    cli.use_huge_pages()
     main()

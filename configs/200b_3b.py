@@ -20,7 +20,7 @@ def get_config(argument: str = ""):
     config = new_config()
     config.model.update(
         num_layers=26, d_model=3072, num_heads=24, num_kv_heads=8, head_dim=128, d_ff=8064,
-        vocab_size=49_152, tie_embeddings=False, remat="minimal", loss_chunks=8,
+        vocab_size=49_152, tie_embeddings=False, remat="minimal",
     )  # fmt: skip
     set_recipe(config)
     config.train.tokens = 23_842 * 2048 * 4096  # 200B, in whole steps
