@@ -100,7 +100,11 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     auto = (AxisType.Auto,) * len(MESH_AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1 or (devices[0].platform != "tpu" and sizes[0] % slices):
-        return jax.make_mesh(sizes, MESH_AXES, axis_types=auto, devices=devices)
+        try:
+            return jax.make_mesh(sizes, MESH_AXES, axis_types=auto, devices=devices)
+        except NotImplementedError:  # no whole axes of the TPU's torus have these sizes
+            grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+            return Mesh(grid, MESH_AXES, axis_types=auto)
     if sizes[0] % slices:
         raise UserError(
             f"config.mesh.replica={sizes[0]} has to be a multiple of the {slices} slices: only "
