@@ -33,7 +33,7 @@ print(parallel.make_mesh(MeshConfig(replica=2), cube.devices).devices.shape)
 
 @pytest.mark.aot
 def test_meshes_follow_slices_and_torus():
-    """Only the replica axis crosses the network between slices; an axis may be half of a torus's."""
+    """Only the replica axis crosses between slices; an axis may be a part of one of the torus."""
     env = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True
