@@ -32,6 +32,8 @@ def set_recipe(config):
     """What all of the paper's runs share."""
     config.data.sequence_length = 4096
     config.train.batch_size = 2048
+    # Weights split over 64 chips, whatever the pod: docs/reproduction.md has the search.
+    config.mesh.update(replica=-1, fsdp=64)
     # A peak of 1e-2 belongs to a parametrization in which matrices learn more slowly as they grow
     # wider; in the standard one it diverges. The base width is our choice.
     config.model.update(parametrization="mup_simple", mup_base_width=256)

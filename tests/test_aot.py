@@ -27,7 +27,7 @@ def test_a_step_that_fits_is_compiled_with_splash_attention_and_measured():
 
 
 def test_a_step_that_does_not_fit_says_what_it_needs():
-    done = aot("--config=configs/1t_6b.py", "--topology=v5e:4x4", "--json")
+    done = aot("--config=configs/1t_6b.py", "--config.mesh.fsdp=16", "--topology=v5e:4x4", "--json")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert not report["fits"] and report["hbm_gib_per_device"] > report["hbm_limit_gib"]
