@@ -80,16 +80,14 @@ class Run:
 
     def update(self, state, gradient):
         """What `train_step` does once it has the gradient."""
-        import jax
         import jax.numpy as jnp
         import optax
 
         from sbp_jax.training.step import apply_gradient
 
-        params, moments = jax.lax.cond(
-            jnp.isfinite(optax.tree.norm(gradient)),
-            lambda: apply_gradient(self.experiment, state, gradient, 1e-3),
-            lambda: (state.params, state.optimizer),
+        finite = jnp.isfinite(optax.tree.norm(gradient))
+        params, moments = apply_gradient(
+            self.experiment, state, gradient, jnp.float32(1e-3), finite
         )
         return state._replace(params=params, optimizer=moments)
 

@@ -33,12 +33,15 @@ def use_huge_pages() -> None:
 
     XLA:CPU takes the temporaries of each step from malloc and returns them after it. In pages of 4
     KiB, all new in every step, that is a third of a small model's time (docs/performance.md); glibc
-    asks for larger ones only if it was told so when the process began.
+    asks for larger ones only if it was told so when the process began. A debugger would lose its
+    breakpoints: GLIBC_TUNABLES=glibc.malloc.hugetlb=0 leaves the program as it is.
     """
-    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    on_request = setting.exists() and "[madvise]" in setting.read_text()
-    if on_request and "glibc.malloc.hugetlb" not in tunables:
+    try:
+        setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:  # not Linux, or a container that hides it
+        return
+    if "[madvise]" in setting and "glibc.malloc.hugetlb" not in tunables and sys.executable:
         ours = "glibc.malloc.hugetlb=1"
         os.environ["GLIBC_TUNABLES"] = f"{tunables}:{ours}" if tunables else ours
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -13,34 +13,43 @@ KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 
 
 class Program(NamedTuple):
-    collectives: dict[str, dict[str, float]]  # by kind: count, and bytes of the results, a step
+    collectives: dict[str, dict[str, int]]  # by kind: count, and a device's bytes, in a step
     cycles: int | None  # the compiler's estimate, without collectives and Pallas kernels
+
+
+class UnreadableProgram(Exception):
+    """The compiler writes its programs in a way that this module does not know."""
 
 
 def read_program(text: str) -> Program:
     computations = _computations(text)
     turns = _turns(computations)
-    collectives: dict[str, dict[str, float]] = {}
+    collectives: dict[str, dict[str, int]] = {}
     seen: set[str] = set()
     cycles = 0
     for name, lines in computations.items():
-        scatters = any("dynamic-slice(" in line for line in lines) and len(lines) < 20
         for line in lines:
             estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
             cycles += turns[name] * int(estimate[1]) if estimate else 0
-            found = re.search(rf" = (\(?.*?\)?) ({KINDS})(?:-start)?\(", line)
+            found = re.search(rf" = (\(?.*?\)?) ({KINDS})(-start)?\(", line)
             # One that runs beside several fusions stands in each of them, under one number.
             channel = re.search(r"channel_id=(\d+)", line)
             if not found or (channel and channel[1] in seen):
                 continue
             if channel:
                 seen.add(channel[1])
-            kind = "reduce-scatter" if found[2] == "all-reduce" and scatters else found[2]
+            result, kind, started = found.groups()
+            shapes = re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", result)
+            if started and kind in ("all-gather", "collective-permute"):
+                shapes = shapes[1:2]  # of (operand, result, context...)
+            if kind == "all-reduce" and any(" = " in x and " dynamic-slice(" in x for x in lines):
+                # A fusion of both holds little else; in a loop's body the slice is another thing.
+                kind = "reduce-scatter" if len(lines) < 20 else kind
             entry = collectives.setdefault(kind, {"count": 0, "bytes": 0})
             entry["count"] += turns[name]
             entry["bytes"] += turns[name] * sum(
-                math.prod(int(size) for size in dims.split(",") if size) * int(bits) / 8
-                for bits, dims in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", found[1])
+                math.prod(int(size) for size in dims.split(",") if size) * int(bits) // 8
+                for bits, dims in shapes
             )
     return Program(collectives, cycles or None)
 
@@ -64,9 +73,13 @@ def _turns(computations: dict[str, list[str]]) -> dict[str, int]:
     def visit(name: str, times: int) -> None:
         turns[name] += times
         for line in computations[name]:
-            for key, called in re.findall(r"(calls|to_apply|body)=%?([\w.\-]+)", line):
-                loop = re.search(r"condition=%?([\w.\-]+)", line) if key == "body" else None
-                visit(called, times * (_trips(computations[loop[1]]) if loop else 1))
+            loop = re.search(r"condition=%?([\w.\-]+)", line)
+            trips = _trips(computations[loop[1]]) if loop else 1
+            called = re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", line)
+            for branches in re.findall(r"branch_computations=\{(.*?)\}", line):
+                called += re.findall(r"[\w.\-]+", branches)  # the optimizer, or nothing
+            for computation in called:
+                visit(computation, times * trips)
 
     visit("ENTRY", 1)
     return turns
@@ -75,5 +88,5 @@ def _turns(computations: dict[str, list[str]]) -> dict[str, int]:
 def _trips(condition: list[str]) -> int:
     limits = [int(n) for line in condition for n in re.findall(r" constant\((\d+)\)", line)]
     if len(limits) != 1:
-        raise ValueError(f"a loop whose number of turns is not a constant: {condition[-1].strip()}")
+        raise UnreadableProgram(f"the turns of a loop are no constant: {condition[-1].strip()}")
     return limits[0]

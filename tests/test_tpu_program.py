@@ -2,7 +2,7 @@
 
 import pytest
 
-from sbp_jax.tpu_program import read_program
+from sbp_jax.tpu_program import UnreadableProgram, read_program
 
 PROGRAM = """
 HloModule jit_step
@@ -34,7 +34,14 @@ HloModule jit_step
 ENTRY %main (arg: bf16[4,8]) -> f32[] {
   %loop = (s32[], bf16[4,8]{1,0}) while(%init), condition=%condition, body=%body
   %both = (f32[2,3]{1,0}, f32[]) all-reduce(%y, %z), channel_id=3, to_apply=%add
+  %s = (bf16[8], bf16[8], u32[], u32[]) collective-permute-start(%w), channel_id=4
+  %updated = f32[4]{0} conditional(%index, %x, %y), branch_computations={%nothing, %update}
   ROOT %end = f32[] fusion(%loop), calls=%nothing, config={"estimated_cycles":"1"}
+}
+
+%update (x: f32[4]) -> f32[4] {
+  %norm = f32[] all-reduce(%square), channel_id=5, to_apply=%add
+  ROOT %moved = f32[4]{0} fusion(%x), calls=%nothing, config={"estimated_cycles":"1000"}
 }
 
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -47,16 +54,17 @@ ENTRY %main (arg: bf16[4,8]) -> f32[] {
 """
 
 
-def test_what_a_loop_holds_counts_as_often_as_it_turns():
+def test_what_a_loop_holds_counts_as_often_as_it_turns_and_a_branch_once():
     program = read_program(PROGRAM.replace("CONSTANT", "3"))
-    assert program.cycles == 3 * 110 + 1
+    assert program.cycles == 3 * 110 + 1000 + 1
     assert program.collectives == {
         "all-gather": {"count": 3, "bytes": 3 * 16 * 8 * 2},  # one, in two fusions
         "reduce-scatter": {"count": 3, "bytes": 3 * 16 * 4},
-        "all-reduce": {"count": 1, "bytes": 6 * 4 + 4},
+        "all-reduce": {"count": 2, "bytes": 6 * 4 + 4 + 4},
+        "collective-permute": {"count": 1, "bytes": 8 * 2},
     }
 
 
 def test_a_loop_of_unknown_length_is_an_error():
-    with pytest.raises(ValueError, match="not a constant"):
+    with pytest.raises(UnreadableProgram, match="no constant"):
         read_program(PROGRAM.replace("constant(CONSTANT)", "parameter(0)"))

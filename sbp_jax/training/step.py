@@ -115,11 +115,7 @@ def train_step(experiment: Experiment, state: TrainState, batch: Batch, stop: ja
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     rate = learning_rate(experiment)(state.step)
-    params, optimizer = jax.lax.cond(
-        finite,
-        lambda: apply_gradient(experiment, state, grads, rate),
-        lambda: (state.params, state.optimizer),
-    )
+    params, optimizer = apply_gradient(experiment, state, grads, rate, finite)
     bad = (~finite).astype(jnp.int32)
     skipped, in_a_row = state.skipped + bad, (state.skipped_in_a_row + bad) * bad
     new_state = TrainState(state.step + 1, skipped, in_a_row, params, optimizer)
@@ -134,11 +130,19 @@ def train_step(experiment: Experiment, state: TrainState, batch: Batch, stop: ja
     return new_state, metrics
 
 
-def apply_gradient(experiment: Experiment, state: TrainState, gradient, rate: jax.Array):
-    """Parameters and moments after one step of the optimizer."""
-    optimizer = make_optimizer(experiment)
-    updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-    return jax.tree.map(lambda p, u: p + rate * u, state.params, updates), moments
+def apply_gradient(
+    experiment: Experiment, state: TrainState, gradient, rate: jax.Array, finite: jax.Array
+):
+    """Parameters and moments after one step of the optimizer; as they are, if not `finite`."""
+
+    def update():
+        updates, moments = make_optimizer(experiment).update(
+            gradient, state.optimizer, state.params
+        )
+        return jax.tree.map(lambda p, u: p + rate * u, state.params, updates), moments
+
+    # A branch, not a choice between results: that would keep the old state beside the new.
+    return jax.lax.cond(finite, update, lambda: (state.params, state.optimizer))
 
 
 def _strided(x: jax.Array, parts: int) -> jax.Array:
