@@ -30,7 +30,7 @@ def main() -> None:
     seconds: dict[str, list[list[float]]] = {"cold": [], "warm": []}
     with tempfile.TemporaryDirectory() as folder:
         store = f"{folder}/store"
-        command("sbp_jax.tokenize", "--input=toyworld", f"--output={store}").wait()
+        finish(command("sbp_jax.tokenize", "--input=toyworld", f"--output={store}"))
         for turn in range(repeats):
             cold, warm = (Path(folder) / f"{turn}-{name}" for name in seconds)
             seconds["cold"].append(start(store, cold))
@@ -50,23 +50,28 @@ def start(store: str, workdir: Path) -> list[float]:
     began = time.perf_counter()
     flags = (
         f"--config.data.input={store}",
-        f"--config.train.tokens={2 * 32 * 128}",
+        f"--config.train.tokens={2 * 32 * 128}",  # two of the config's steps
         "--config.train.log_every=1",
         "--config.train.samples=0",
         "--config.eval.max_sequences=32",
         f"--workdir={workdir}",
     )
-    process = command("sbp_jax.train", *flags)
-    assert process.stderr
     at = {}
-    for line in process.stderr:
-        at.setdefault(" ".join(line.split()[:2]), time.perf_counter() - began)
-    if process.wait():
-        sys.exit(f"the trainer ended with {process.returncode}")
+    for line, seconds in finish(command("sbp_jax.train", *flags)):
+        at.setdefault(" ".join(line.split()[:2]), seconds - began)
     compiling, done = at["compiling the"], at["step 1/2"]
     described = next(seconds for line, seconds in at.items() if line.startswith("model "))
     imports = described - json.loads((workdir / "summary.json").read_text())["seconds"]["start"]
     return [imports, compiling - imports, described - compiling, done - described, done]
+
+
+def finish(process: subprocess.Popen[str]) -> list[tuple[str, float]]:
+    """The lines that it logs, and when; its last one is the bench's if it fails."""
+    assert process.stderr
+    lines = [(line, time.perf_counter()) for line in process.stderr]
+    if process.wait():
+        sys.exit(lines[-1][0] if lines else f"ended with {process.returncode}")
+    return lines
 
 
 def command(module: str, *flags: str) -> subprocess.Popen[str]:

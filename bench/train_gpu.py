@@ -73,7 +73,9 @@ def main() -> None:
         return
     sizes = arguments.sizes.split(",")
     if sizes != ["tiny"] and jax_backend() != "gpu":
-        print("no GPU: skipped (JAX sees none; --sizes=tiny runs without one)")
+        asked = os.environ.get("JAX_PLATFORMS")
+        why = f"JAX_PLATFORMS={asked}" if asked else "JAX sees none"
+        print(f"no GPU: skipped ({why}; --sizes=tiny runs without one)")
         return
     with tempfile.TemporaryDirectory() as folder:  # so that the turns compile once
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
@@ -84,7 +86,8 @@ def main() -> None:
 def jax_backend() -> str:
     """Asked in another process, for a backend takes the GPU's memory."""
     program = "import jax; print(jax.default_backend())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    done.check_returncode()
     return done.stdout.strip()
 
 

@@ -1,7 +1,8 @@
-"""Next-token cross-entropy in float32, without ever holding the logits of a whole sequence.
+"""Next-token cross-entropy in float32, for a part of the sequence at a time where logits are many.
 
-At 4,096 x 49,152 the logits of one sequence take 0.8 GB, and the backward pass wants them again:
-they are computed in pieces of the sequence, forward and backward.
+At 4,096 x 49,152 the logits of one sequence take 0.8 GB, and the backward pass wants them again. In
+`chunks` they are computed in pieces, forward and backward; each piece sums the head's gradient over
+all devices, so take no more of them than memory asks for.
 """
 
 import jax

@@ -199,7 +199,7 @@ class Transformer(nnx.Module):
         return c.mup_base_width / c.d_model if c.parametrization == "mup_simple" else 1.0
 
     def logits(self, x) -> jax.Array:
-        """[B, T, V] in float32; training uses loss.cross_entropy, which never holds them all."""
+        """[B, T, V] in float32; training uses loss.cross_entropy, which need not hold them all."""
         y = project(x, self.output_matrix())
         return constrain(y, "batch", "time", "vocab") * self.logit_scale
 
@@ -266,7 +266,7 @@ def rotate(x, rope):
 
 def gathered(weight: nnx.Param, dtype) -> jax.Array:
     """The weight as a matmul uses it: cast first, then gathered over fsdp, so that half the bytes
-    travel; its gradient goes back to where the weight lies before it is cast.
+    travel; its gradient goes back to where the weight lies as it is, in the compute dtype.
     """
     axes = weight.get_metadata("axes")
     value = weight[...].astype(dtype)
@@ -280,11 +280,17 @@ def _gather(axes: tuple[str, ...], value):
     return constrain(value, *(None if axis == "width" else axis for axis in axes))
 
 
-# Not the constraint's own transpose: each device would get the sum of the whole gradient.
-_gather.defvjp(
-    lambda axes, value: (_gather(axes, value), None),
-    lambda axes, _, gradient: (constrain(gradient, *axes),),
-)
+def _gather_forward(axes, value):
+    return _gather(axes, value), None
+
+
+def _gather_backward(axes, _, gradient):
+    # Not the constraint's own transpose, by which each device gets the sum of the whole gradient:
+    # this lets the compiler scatter the sum.
+    return (constrain(gradient, *axes),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
