@@ -1,4 +1,4 @@
-"""The benchmarks that need other hardware run here too, on a model too small to say anything."""
+"""Every benchmark runs to its end, on something too small or too short to say anything."""
 
 import os
 import subprocess
@@ -34,3 +34,23 @@ def test_train_gpu_compares_both_sides():
     assert ours.startswith("tiny jax ") and "setting 4:minimal" in ours
     assert peer.startswith("tiny torch ") and "setting 4:full" in peer
     assert ratio.startswith("tiny jax / torch: ")
+
+
+@pytest.mark.slow
+def test_train_cpu_has_a_rate_for_our_side_and_torchs():
+    for side in ("jax", "torch"):
+        (rate,) = bench("train_cpu", "--sizes=1M", f"--side={side}", "--steps=1")
+        assert float(rate) > 0
+
+
+@pytest.mark.slow
+def test_anatomy_splits_the_step_its_memory_and_a_save():
+    lines = bench("anatomy", "--sizes=1M", "--repeats=1")
+    for start in ("1M: 918,912 parameters", "adamw ", "muon ", "a checkpoint blocks "):
+        assert any(line.startswith(start) for line in lines), lines
+
+
+@pytest.mark.slow
+def test_startup_finds_compiled_programs_in_the_second_start():
+    *_, ratio = bench("startup", "--repeats=1")
+    assert ratio.startswith("cold / warm: ") and float(ratio.split()[3]) > 0
