@@ -119,12 +119,11 @@ def compare(size: str, arguments: argparse.Namespace) -> None:
 
 
 def mfu(size: str, rate: float, turn: dict[str, Any]) -> str:
-    from sbp_jax.training.flops import PEAK_FLOPS, flops_per_token
+    from sbp_jax.training.flops import flops_per_token, published_peak
 
-    kinds = [kind for kind in PEAK_FLOPS if turn["device"].startswith(kind)]
-    if not kinds:  # a CPU, or a device of which we know no published peak
+    peak = published_peak(turn["device"])
+    if peak is None:  # a CPU, or a device of which we know none
         return ""
-    peak = PEAK_FLOPS[max(kinds, key=len)]
     used = rate * flops_per_token(*SIZES[size]) / peak
     return f", MFU {used:.1%} of {peak / 1e12:,.0f} TFLOP/s, {turn['peak_gib']:.1f} GiB at most"
 

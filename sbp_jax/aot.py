@@ -13,6 +13,7 @@ without what the chips wait for each other: a lower bound, good for comparing se
 """
 
 import json
+import logging
 import math
 import os
 import re
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,8 @@ from sbp_jax.training.step import trace_train_step
 TOPOLOGY = flags.DEFINE_list("topology", None, "TPUs by chip and torus: v5p:8x8x8, v6e:16x16.")
 SLICES = flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by a slower network.")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object for each topology, and no table.")
+
+log = logging.getLogger(__name__)
 
 # The clock, from which the compiler's cycles become seconds: the published peak over the FLOPs that
 # the chip's matrix units do in a cycle.
@@ -100,6 +104,7 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> dict
         "flops_ratio": round(executed / model_flops, 3),
         "hbm_limit_gib": HBM_GIB[kind],
     }
+    log.info("%s: compiling for %d devices, a minute or two", topology, mesh.size)
     start = time.perf_counter()
     try:
         compiled, program = compile_and_read(traced)
@@ -132,7 +137,9 @@ def compile_and_read(traced: jax.stages.Traced) -> tuple[Any, Program | None]:
     """
     with tempfile.TemporaryDirectory() as folder:
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        compiled = traced.lower(lowering_platforms=("tpu",)).compile(compiler_options=options)
+        lowered = traced.lower(lowering_platforms=("tpu",))
+        # In a thread, for the compiler does not hear a Ctrl-C.
+        compiled = ThreadPoolExecutor(1).submit(lowered.compile, options).result()
         (path,) = Path(folder).glob("*.after_codegen.txt")
         try:
             return compiled, read_program(path.read_text())
@@ -186,7 +193,7 @@ def out_of_memory(error: Exception) -> tuple[float, float]:
 def table(report: dict[str, Any]) -> str:
     r = report
     where = r["topology"] + (f" x {r['slices']}" if r["slices"] > 1 else "")
-    verdict = "fits" if r["fits"] else "DOES NOT FIT"
+    verdict = "fits" if r["fits"] else "DOES NOT FIT (raise train.accumulate, lower model.remat)"
     memory = f"{r['hbm_gib_per_device']:.1f} of {r['hbm_limit_gib']:.1f} GiB"
     text = (
         f"{where}: {verdict}: {memory} on each of {r['devices']} devices, "

@@ -41,13 +41,18 @@ def flops_per_token(model: ModelConfig, sequence_length: int) -> float:
     return 6.0 * matmul_params(model) + 3.0 * causal
 
 
+def published_peak(device_kind: str) -> float | None:
+    """FLOP/s of one device, for those that have a published figure."""
+    matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
 def peak_flops(device: jax.Device) -> tuple[float, str]:
     """FLOP/s of one device, and where the figure comes from. A CPU is measured, for it has no
     published one.
     """
-    matches = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
-    if matches:
-        return PEAK_FLOPS[max(matches, key=len)], "published dense bfloat16"
+    if peak := published_peak(device.device_kind):
+        return peak, "published dense bfloat16"
     n = 2048
     a = jnp.ones((n, n), jnp.float32 if device.platform == "cpu" else jnp.bfloat16)
     matmul = jax.jit(jnp.matmul)
