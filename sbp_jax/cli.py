@@ -47,8 +47,14 @@ def use_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")) -> None:
-    """Parses the flags and calls `main`; a user's mistake is one line on stderr and exit code 2."""
+def run(
+    main: Callable[..., None],
+    needs: tuple[str, ...] = ("config", "workdir"),
+    arguments: tuple[str, ...] = (),
+) -> None:
+    """Parses the flags and calls `main` with the arguments beside them, if it takes any; a user's
+    mistake is one line on stderr and exit code 2.
+    """
 
     def with_errors(argv: list[str]) -> None:
         # Here, because absl puts its own handler in place before it calls this.
@@ -60,12 +66,15 @@ def run(main: Callable[[], None], needs: tuple[str, ...] = ("config", "workdir")
         for chatty in ("absl", "asyncio"):
             logging.getLogger(chatty).addFilter(lambda record: not record.exc_info)
         sys.unraisablehook = _unraisable
-        if len(argv) > 1:
-            raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --")
+        given = argv[1:]
+        if len(given) > len(arguments):
+            raise UserError(f"unexpected argument {given[len(arguments)]!r}; flags begin with --")
+        if len(given) < len(arguments):
+            raise UserError(f"{arguments[len(given)]} is missing; see --help")
         for name in needs:
             if flags.FLAGS[name].value is None:
                 raise UserError(f"--{name} is missing; see --help")
-        main()
+        main(*given)
 
     try:
         app.run(with_errors, flags_parser=_parse)

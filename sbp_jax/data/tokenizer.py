@@ -55,7 +55,7 @@ class SentencePieceTokenizer:
             raise UserError(
                 f"{path}: the model has no end-of-text piece, which separates documents"
             )
-        self._model = model
+        self.model = model
         self.vocab_size: int = self._processor.vocab_size()
         self.bos_id: int | None = (
             self._processor.bos_id() if self._processor.bos_id() >= 0 else None
@@ -85,7 +85,7 @@ class SentencePieceTokenizer:
         return self._processor.decode(_in_range(ids, self.vocab_size))
 
     def save(self, folder: epath.PathLike) -> None:
-        files.write_bytes(epath.Path(folder) / "tokenizer.model", self._model)
+        files.write_bytes(epath.Path(folder) / "tokenizer.model", self.model)
 
 
 class HuggingFaceTokenizer:
@@ -143,6 +143,8 @@ class HuggingFaceTokenizer:
             None if self.bos_id is None else self._tokenizer.id_to_token(self.bos_id)
         )
         config["eos_token"] = self._tokenizer.id_to_token(self.eos_id)
+        # Without it, transformers rebuilds the tokenizer as the model's type usually has it.
+        config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
         for name, data in companions.items():
             if name != "tokenizer_config.json":
                 files.write_bytes(epath.Path(folder) / name, data)

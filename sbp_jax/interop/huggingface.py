@@ -29,6 +29,10 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]  # without the layers' axis
     inputs: int = 0  # leading axes that a matmul contracts; stored there as (outputs, inputs)
 
+    @property
+    def layered(self) -> bool:
+        return "{}" in self.name
+
 
 def hf_config(
     model: ModelConfig,
@@ -149,27 +153,55 @@ def model_config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
 def to_hf_tensors(
     params: Mapping[str, Any], model: ModelConfig
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """One tensor at a time, so that a model larger than the memory of one host can be written.
-
-    C-contiguous, each: safetensors writes the bytes of anything else in the wrong order, silently.
-    """
-    for tensor in _tensors(model):
+    """All of them, by Hugging Face's names."""
+    for tensor in tensors(model):
         ours: Any = params
         for key in tensor.path:
             ours = ours[key]
-        for layer in range(model.num_layers) if "{}" in tensor.name else (None,):
-            value = np.asarray(ours if layer is None else ours[layer])
-            if tensor.path == ("final_norm",):
-                value = value * value.dtype.type(_logit_scale(model))
-            yield tensor.name.format(layer), np.ascontiguousarray(_to_hf(value, tensor))
+        yield from to_hf(ours, tensor, model)
+
+
+def to_hf(ours: Any, tensor: Tensor, model: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """One of our parameters, one layer at a time.
+
+    C-contiguous, each: safetensors writes the bytes of anything else in the wrong order, silently.
+    """
+    for layer in range(model.num_layers) if tensor.layered else (None,):
+        value = np.asarray(ours if layer is None else ours[layer])
+        if tensor.path == ("final_norm",):
+            value = value * value.dtype.type(_logit_scale(model))
+        yield tensor.name.format(layer), np.ascontiguousarray(_to_hf(value, tensor))
+
+
+def hf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the folder, layer after layer, as those who read it want them."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    layered = [t for t in tensors(model) if t.layered]
+    single = [t for t in tensors(model) if not t.layered]
+    for tensor in single[:1]:
+        shapes[tensor.name] = _hf_shape(tensor)
+    for layer in range(model.num_layers):
+        shapes |= {t.name.format(layer): _hf_shape(t) for t in layered}
+    return shapes | {t.name: _hf_shape(t) for t in single[1:]}
 
 
 def from_hf_tensors(get: Callable[[str], np.ndarray], model: ModelConfig) -> dict[str, Any]:
     """Our parameters, layers stacked; `get` reads one tensor by its Hugging Face name."""
+    params: dict[str, Any] = {"layers": {}}
+    for tensor in tensors(model):
+        place = params["layers"] if tensor.layered else params
+        place[tensor.path[-1]] = from_hf(get, tensor, model)
+    return params
 
-    def read(tensor: Tensor, name: str) -> np.ndarray:
+
+def from_hf(
+    get: Callable[[str], np.ndarray], tensor: Tensor, model: ModelConfig, dtype: Any = None
+) -> np.ndarray:
+    """One of our parameters, in the dtype that it has there unless another is given."""
+
+    def read(name: str) -> np.ndarray:
         value = np.asarray(get(name))
-        expected = _to_hf(np.empty(tensor.shape, np.bool_), tensor).shape
+        expected = _hf_shape(tensor)
         if value.shape != expected:
             raise UserError(
                 f"tensor {name!r} has shape {value.shape} where config.json asks for {expected}; "
@@ -177,26 +209,24 @@ def from_hf_tensors(get: Callable[[str], np.ndarray], model: ModelConfig) -> dic
             )
         if tensor.inputs:
             value = value.T
-        value = np.ascontiguousarray(value.reshape(tensor.shape))
-        return (
-            value / value.dtype.type(_logit_scale(model)) if name == "model.norm.weight" else value
-        )
+        value = value.reshape(tensor.shape)
+        if tensor.path == ("final_norm",):
+            value = value / value.dtype.type(_logit_scale(model))
+        return value
 
-    params: dict[str, Any] = {"layers": {}}
-    for tensor in _tensors(model):
-        if "{}" in tensor.name:
-            first = read(tensor, tensor.name.format(0))
-            value = np.empty((model.num_layers, *tensor.shape), first.dtype)
-            value[0] = first
-            for layer in range(1, model.num_layers):
-                value[layer] = read(tensor, tensor.name.format(layer))
-            params["layers"][tensor.path[-1]] = value
-        else:
-            params[tensor.path[0]] = read(tensor, tensor.name)
-    return params
+    if not tensor.layered:
+        value = read(tensor.name)
+        return np.ascontiguousarray(value, dtype or value.dtype)
+    first = read(tensor.name.format(0))
+    stacked = np.empty((model.num_layers, *tensor.shape), dtype or first.dtype)
+    stacked[0] = first
+    for layer in range(1, model.num_layers):
+        stacked[layer] = read(tensor.name.format(layer))
+    return stacked
 
 
-def _tensors(model: ModelConfig) -> list[Tensor]:
+def tensors(model: ModelConfig) -> list[Tensor]:
+    """All of our parameters, and what they are there."""
     c = model
     d, f = c.d_model, c.d_ff
     q, kv = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
@@ -222,19 +252,23 @@ def _tensors(model: ModelConfig) -> list[Tensor]:
             ("bk", "self_attn.k_proj.bias", kv, 0),
             ("bv", "self_attn.v_proj.bias", kv, 0),
         ]
-    tensors = [Tensor(("embed",), "model.embed_tokens.weight", (c.vocab_size, d))]
+    found = [Tensor(("embed",), "model.embed_tokens.weight", (c.vocab_size, d))]
     for key, name, shape, inputs in layer:
-        tensors.append(Tensor(("layers", key), "model.layers.{}." + name, shape, inputs))
-    tensors.append(Tensor(("final_norm",), "model.norm.weight", (d,)))
+        found.append(Tensor(("layers", key), "model.layers.{}." + name, shape, inputs))
+    found.append(Tensor(("final_norm",), "model.norm.weight", (d,)))
     if not c.tie_embeddings:
-        tensors.append(Tensor(("head",), "lm_head.weight", (d, c.vocab_size), 1))
-    return tensors
+        found.append(Tensor(("head",), "lm_head.weight", (d, c.vocab_size), 1))
+    return found
 
 
 def _to_hf(value: np.ndarray, tensor: Tensor) -> np.ndarray:
     if tensor.inputs:
         return value.reshape(math.prod(tensor.shape[: tensor.inputs]), -1).T
     return value if tensor.path == ("embed",) else value.reshape(-1)
+
+
+def _hf_shape(tensor: Tensor) -> tuple[int, ...]:
+    return _to_hf(np.empty(tensor.shape, np.bool_), tensor).shape
 
 
 def _logit_scale(model: ModelConfig) -> float:

@@ -8,6 +8,7 @@ is used.
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from sbp_jax.errors import DISK_ERRORS, UserError
 from sbp_jax.model import transformer
 from sbp_jax.training.step import TrainState
 
+PIECE_BYTES = 64 << 20
 log = logging.getLogger(__name__)
 
 
@@ -107,6 +109,61 @@ def check_architecture(path: epath.PathLike, shapes: Any) -> None:
     folder, steps = _locate(files.absolute(path))
     described = _reader(folder).item_metadata(steps[0])["params"]
     _check_shapes(folder / str(steps[0]), described, shapes)
+
+
+def open_params(path: epath.PathLike, shapes: Any) -> Callable[[tuple[str, ...]], jax.Array]:
+    """A function that reads one array of the parameters, for those who cannot hold all of them."""
+    folder, steps = _locate(files.absolute(path))
+    check_architecture(path, shapes)
+    where = folder / str(steps[0])
+    meta = _reader(folder).restore(steps[0], args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def read(keys: tuple[str, ...]) -> jax.Array:
+        target: Any = shapes
+        for key in keys:
+            target = target[key]
+        target = _abstract(target, here)
+        for key in reversed(keys):
+            target = {key: target}
+        arguments = ocp.args.PyTreeRestore(
+            target, ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+        )
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                restored = reader.restore(where / "params", args=arguments)
+            damage = _wrong_sums({"params": restored}, meta["meta"]) and "its checksum is another"
+        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            damage = " ".join(str(error).split())[:300]
+        if damage:
+            raise UserError(
+                f"{where}: {'/'.join(keys)} is damaged ({damage}); name an earlier checkpoint"
+            )
+        (value,) = jax.tree.leaves(restored)
+        return value
+
+    return read
+
+
+def save_params(workdir: epath.PathLike, params: Any) -> None:
+    """Parameters that no run of ours has made, as a checkpoint that one can begin with."""
+    folder = files.absolute(workdir) / "checkpoints"
+    # In pieces, so that a reader of some layers, or of one device's part, need not read them all.
+    pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PIECE_BYTES), params)
+    meta = {"step": 0, "checksums": {"params": checksums(params)}}
+    manager = _manager(folder, enable_async_checkpointing=False)
+    try:
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                meta=ocp.args.JsonSave(meta),
+                params=ocp.args.StandardSave(params, save_args=pieces),
+            ),
+        )
+    except (OSError, ValueError) as error:
+        raise _cannot_write(folder, error) from error
+    finally:
+        manager.close()
 
 
 def run_folder(path: epath.PathLike) -> epath.Path:
@@ -265,6 +322,11 @@ def _locate(path: epath.Path) -> tuple[epath.Path, list[int]]:
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    if not steps and any(path.glob("*.safetensors")):
+        raise UserError(
+            f"{path} is a Hugging Face folder: make a checkpoint of it with "
+            f"python -m sbp_jax.convert from-hf {path} DST, and name DST"
+        )
     if not steps:
         raise UserError(
             f"{path}: no checkpoint there; give a run's workdir, or one folder of its checkpoints/"
