@@ -6,7 +6,7 @@ so nothing is permuted.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,16 +158,18 @@ def to_hf_tensors(
         ours: Any = params
         for key in tensor.path:
             ours = ours[key]
-        yield from to_hf(ours, tensor, model)
+        yield from to_hf(ours if tensor.layered else [ours], tensor, model)
 
 
-def to_hf(ours: Any, tensor: Tensor, model: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """One of our parameters, one layer at a time.
+def to_hf(
+    ours: Iterable[Any], tensor: Tensor, model: ModelConfig
+) -> Iterator[tuple[str, np.ndarray]]:
+    """One of our parameters, of which `ours` yields the layers if it has any.
 
     C-contiguous, each: safetensors writes the bytes of anything else in the wrong order, silently.
     """
-    for layer in range(model.num_layers) if tensor.layered else (None,):
-        value = np.asarray(ours if layer is None else ours[layer])
+    for layer, part in enumerate(ours):
+        value = np.asarray(part)
         if tensor.path == ("final_norm",):
             value = value * value.dtype.type(_logit_scale(model))
         yield tensor.name.format(layer), np.ascontiguousarray(_to_hf(value, tensor))
