@@ -6,6 +6,7 @@ Each line is one shape: the laptop's, and 4,096 tokens a row, from memory (store
 decoded once) and from the compressed tape, with a cache too small to help, as at scale.
 """
 
+import argparse
 import runpy
 import statistics
 import tempfile
@@ -36,6 +37,7 @@ SHAPES = [(128, 32, 2), (128, 32, 1), (4096, 8, 2), (4096, 8, 8)]  # T, batch, t
 
 
 def main() -> None:
+    argparse.ArgumentParser(usage="python bench/input.py").parse_args()
     appetite = step_tokens_per_second(20)
     print(f"the train step of configs/laptop.py takes {appetite:,.0f} tokens/s")
     with tempfile.TemporaryDirectory() as folder:

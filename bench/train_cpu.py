@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES)
     arguments = parser.parse_args()
     sizes = arguments.sizes.split(",")
+    if unknown := set(sizes) - set(SIZES):
+        parser.error(f"--sizes: unknown {', '.join(unknown)}; known: {', '.join(SIZES)}")
     if arguments.side:
         make = jax_step if arguments.side == "jax" else torch_step
         print(tokens_per_second(make(sizes[0], arguments.side), arguments.steps))

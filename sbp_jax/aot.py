@@ -9,7 +9,7 @@ Needs libtpu (the extra `tpu`) and no TPU: the compiler is the one that runs on 
 figures for memory are the real ones. Exit 0 when the step fits every topology named, 1 when not.
 
 Collectives are counted with each device's bytes. The time of a step is the compiler's own estimate,
-without what the chips wait for each other: a lower bound, good for comparing settings.
+without what the chips wait for each other: good for comparing settings, not to be relied upon.
 """
 
 import json
@@ -49,7 +49,9 @@ from sbp_jax.training.preflight import check_split
 from sbp_jax.training.step import trace_train_step
 
 TOPOLOGY = flags.DEFINE_list("topology", None, "TPUs by chip and torus: v5p:8x8x8, v6e:16x16.")
-SLICES = flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by a slower network.")
+SLICES = flags.DEFINE_integer(
+    "slices", 1, "Slices of that topology, joined by a slower network.", lower_bound=1
+)
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object for each topology, and no table.")
 
 log = logging.getLogger(__name__)
@@ -72,8 +74,12 @@ def main() -> None:
     experiment = cli.experiment()
     if find_spec("libtpu") is None:
         raise UserError('libtpu, the TPU compiler, is missing: pip install "sbp-jax[tpu]"')
+    if not TOPOLOGY.value:
+        raise UserError("--topology is empty; for example v5p:8x8x8")
+    for topology in TOPOLOGY.value:
+        describe_topology(topology, SLICES.value)  # a misspelt one, before any is compiled
     reports = []
-    for topology in TOPOLOGY.value or ():
+    for topology in TOPOLOGY.value:
         report = compile_step(experiment, topology, SLICES.value)
         reports.append(report)
         print(json.dumps(report) if JSON.value else table(report), flush=True)
@@ -150,13 +156,15 @@ def compile_and_read(traced: jax.stages.Traced) -> tuple[Any, Program | None]:
 
 def describe_topology(topology: str, slices: int) -> list[Any]:
     """The devices of `v5p:8x8x8`, as the compiler knows them."""
-    match = re.fullmatch(r"(v4|v5p|v5e|v6e|tpu7x):(\d+(?:x\d+){1,2})", topology)
+    match = re.fullmatch(
+        r"(v4|v5p|tpu7x):([1-9]\d*(?:x[1-9]\d*){2})|(v5e|v6e):([1-9]\d*x[1-9]\d*)", topology
+    )
     if not match:
         raise UserError(
-            f"--topology={topology}: write it as CHIP:TORUS, for example v5p:8x8x8 or v6e:16x16; "
-            "chips: v4, v5p, v5e, v6e, tpu7x"
+            f"--topology={topology}: write it as CHIP:TORUS: v4, v5p or tpu7x with three sizes, as "
+            "in v5p:8x8x8; v5e or v6e with two, as in v6e:16x16"
         )
-    sizes = [int(size) for size in match[2].split("x")]
+    sizes = [int(size) for size in topology.split(":")[1].split("x")]
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if match[1] in ("v4", "v5p"):
         # Without megacore each chip shows two devices; without the wrap-around links of a full
@@ -201,9 +209,11 @@ def table(report: dict[str, Any]) -> str:
         f"{r['flops_ratio']:.2f} x the model's FLOPs"
     )
     if "estimated_step_s" in r:
-        text += f", at least {r['estimated_step_s']:.2f} s a step (MFU {r['estimated_mfu']:.0%})"
+        text += (
+            f", an estimated {r['estimated_step_s']:.3g} s a step (MFU {r['estimated_mfu']:.0%})"
+        )
     for kind, c in (r.get("collectives") or {}).items():
-        text += f"\n    {kind}: {c['count']} a step, {c['bytes'] / 2**30:.2f} GiB"
+        text += f"\n    {kind}: {c['count']} a step, {c['bytes'] / 2**30:.3g} GiB"
     return f"{text}\n    compiled in {r['compile_s']:.0f} s"
 
 

@@ -47,6 +47,14 @@ def use_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def end_at_interrupt() -> None:
+    """Until `run` begins, Ctrl-C ends the program without a word. Left to Python, one that falls
+    into the import of JAX is a long traceback, or is lost in a callback of the garbage collector.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(
     main: Callable[..., None],
     needs: tuple[str, ...] = ("config", "workdir"),
@@ -76,6 +84,8 @@ def run(
                 raise UserError(f"--{name} is missing; see --help")
         main(*given)
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app.run(with_errors, flags_parser=_parse)
     except (UserError, OSError) as error:
@@ -100,7 +110,9 @@ def _unraisable(ignored: Any) -> None:
     """Without the complaint of TensorStore's threads, when a second write fails, that Orbax closed
     its event loop at the first: the first is raised where the run waits for its checkpoint.
     """
-    if str(ignored.exc_value) != "Event loop is closed":
+    if isinstance(ignored.exc_value, KeyboardInterrupt):  # it fell into a callback: once more
+        os.kill(os.getpid(), signal.SIGINT)
+    elif str(ignored.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(ignored)
 
 

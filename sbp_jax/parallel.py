@@ -92,9 +92,10 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
         raise UserError(f"config.mesh: {shown}: sizes are positive, and at most one of them is -1")
     known = int(np.prod([s for s in sizes if s != -1]))
     if len(devices) % known or (-1 not in sizes and known != len(devices)):
+        problem = "does not divide" if -1 in sizes else "is not"
         raise UserError(
-            f"config.mesh: {shown} does not fit {len(devices)} device(s); change the sizes or set "
-            "one of them to -1"
+            f"config.mesh: {shown}: {known} {problem} the number of devices, {len(devices)}; give "
+            f"other sizes, for example --config.mesh.replica=1 --config.mesh.fsdp={len(devices)}"
         )
     sizes = [len(devices) // known if s == -1 else s for s in sizes]
     auto = (AxisType.Auto,) * len(MESH_AXES)

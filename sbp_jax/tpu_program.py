@@ -23,6 +23,8 @@ class UnreadableProgram(Exception):
 
 def read_program(text: str) -> Program:
     computations = _computations(text)
+    if "ENTRY" not in computations or not text.rstrip().endswith("}"):
+        raise UnreadableProgram("the compiler's text is cut short; is the temporary disk full?")
     turns = _turns(computations)
     collectives: dict[str, dict[str, int]] = {}
     seen: set[str] = set()

@@ -10,7 +10,9 @@ start it on each of them (launch/).
 from sbp_jax import cli
 
 if __name__ == "__main__":
-    cli.use_huge_pages()  # before the slow imports, which would be done twice
+    # Before the slow imports, which would be done twice.
+    cli.use_huge_pages()
+    cli.end_at_interrupt()
 
 import dataclasses
 import json

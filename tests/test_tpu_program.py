@@ -68,3 +68,9 @@ def test_what_a_loop_holds_counts_as_often_as_it_turns_and_a_branch_once():
 def test_a_loop_of_unknown_length_is_an_error():
     with pytest.raises(UnreadableProgram, match="no constant"):
         read_program(PROGRAM.replace("constant(CONSTANT)", "parameter(0)"))
+
+
+def test_a_text_that_is_cut_short_is_an_error():
+    for end in (PROGRAM.index("ENTRY"), PROGRAM.index("%nothing (x")):
+        with pytest.raises(UnreadableProgram, match="cut short"):
+            read_program(PROGRAM[: end - 5].replace("CONSTANT", "3"))
