@@ -330,7 +330,7 @@ ENORMOUS = (
         (["--config.model.num_heads=3", "--config.model.num_kv_heads=2"], ["num_heads=3", "=2"]),
         (["--config.train.tokens=20481"], ["tokens=20481", "20480", "20992"]),
         (["--config.mesh.platform=tpu"], ["config.mesh.platform", "'tpu'", "cpu"]),
-        (["--config.mesh.fsdp=3"], ["fsdp=3", "1 device"]),
+        (["--config.mesh.fsdp=3"], ["fsdp=3", "number of devices, 1"]),
         (ENORMOUS, ["GiB", "smaller config"]),
         (["--config.data.input=no/such/folder"], ["no/such/folder", "no such file or folder"]),
         (["--init_from=no/such/run"], ["no/such/run", "no checkpoint there"]),
