@@ -489,3 +489,15 @@ def test_a_read_only_disk_is_refused(disk, store, trainer):
     workdir = disk("ro") / "run"
     error = trainer.run(workdir, f"--config.data.input={store}").error
     assert str(workdir) in error and "Read-only file system" in error
+
+
+def test_a_profile_whose_run_was_interrupted_is_resumed_and_finished(trainer, tmp_path, reached):
+    """In a process of its own: in one where torch has run as well, JAX's profiler may crash."""
+    flags = ("--config.train.profile_steps=2-39", "--config.checkpoint.every_steps=1")
+    with trainer.start(tmp_path, *flags) as running:
+        running.wait_for(reached(tmp_path, 3))
+        running.process.send_signal(signal.SIGTERM)
+        assert running.finish().code == 0
+    assert len(list(tmp_path.glob("profile/**/*.xplane.pb"))) == 1
+    trainer.train(tmp_path, *flags)
+    assert len(list(tmp_path.glob("profile/**/*.xplane.pb"))) == 2

@@ -188,14 +188,6 @@ def test_another_batch_size_is_refused_by_what_it_does_to_the_data(plain, stoppe
     assert "trained on other data, or in another order" in error and "batch_size" in error
 
 
-def test_a_profile_whose_run_was_interrupted_is_resumed_and_finished(plain, tmp_path):
-    profiled = changed(plain, train__profile_steps="2-5", checkpoint__every_steps=1)
-    stop_after_some_steps(profiled, tmp_path, 3)
-    assert len(list(tmp_path.glob("profile/**/*.xplane.pb"))) == 1
-    assert train(profiled, tmp_path)["steps"] == STEPS
-    assert len(list(tmp_path.glob("profile/**/*.xplane.pb"))) == 2
-
-
 # The weights of another run.
 
 
