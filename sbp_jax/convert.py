@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,17 +176,18 @@ def _whole_folder(destination: str) -> Iterator[Path]:
     final = Path(destination).absolute()
     if final.exists() and not (final.is_dir() and not any(final.iterdir())):
         raise UserError(f"{final} exists; delete it, or name another folder")
-    folder = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{final}: cannot write: {error.strerror}") from error
-    try:
-        yield folder
-        os.replace(folder, final)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    folder = final.with_name(f".{final.name}.tmp")
+    lock = folder / ".lock"
+    with files.exclusive(lock, f"{final}: another process is writing it"):
+        try:
+            for left in set(folder.iterdir()) - {lock}:  # by one that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield folder
+            lock.unlink()
+            os.replace(folder, final)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 if __name__ == "__main__":

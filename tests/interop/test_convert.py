@@ -470,6 +470,16 @@ def test_what_exists_is_not_overwritten_and_an_empty_folder_is_used(exported, tm
     assert {p.name: p.read_bytes() for p in (tmp_path / "empty").iterdir()} == before
 
 
+def test_what_a_killed_export_left_is_not_taken_for_a_part_of_the_next(exported, tmp_path):
+    left = tmp_path / ".again.tmp"
+    (left / "tokenizer").mkdir(parents=True)
+    (left / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    convert.to_hf(str(tmp_path / "run"), str(tmp_path / "again"))
+    assert not left.exists()
+    names = [{p.name for p in folder.iterdir()} for folder in (exported, tmp_path / "again")]
+    assert names[0] == names[1]
+
+
 def test_a_source_that_is_no_checkpoint_is_refused(exported, tmp_path):
     with pytest.raises(UserError, match="no checkpoint there"):
         convert.to_hf(str(tmp_path / "nowhere"), str(tmp_path / "out"))
