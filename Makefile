@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test chromium lint bench clean
 
 PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
 # The pinned lists hold JAX for the CPU, and libtpu (to compile for TPUs), which complains without a TPU.
@@ -13,16 +13,17 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-deps
 
 help:
-	@echo 'make demo    train a small model on the embedded corpus on this machine'
+	@echo 'make demo    a small model teaches itself on this machine; ends in a report'
 	@echo 'make test    run the tests'
 	@echo 'make lint    check style and types'
 	@echo 'make bench   run the measurements in bench/'
 	@echo 'make clean   remove .venv, caches and runs/demo'
 
 demo: $(VENV)/core.installed
-	$(PY) -m sbp_jax.train --config=configs/laptop.py --workdir=runs/demo
+	$(PY) -m sbp_jax.bootstrap --config=configs/laptop.py --workdir=runs/demo
+	@echo 'The report: runs/demo/report/index.html'
 
-test: $(VENV)/full.installed
+test: $(VENV)/full.installed chromium
 	$(PY) -m pytest tests
 
 lint: $(VENV)/full.installed
@@ -32,6 +33,13 @@ lint: $(VENV)/full.installed
 
 bench: $(VENV)/full.installed
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) "$$script"; done
+
+# In which a test opens the report: Debian's, by root or whoever may be.
+chromium:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  as=$$([ "$$(id -u)" = 0 ] || echo 'sudo -n'); export DEBIAN_FRONTEND=noninteractive; \
+	  $$as apt-get -qq update && $$as apt-get -qq --yes install --no-install-recommends chromium; } || { \
+	  echo 'The tests need Chromium: apt-get install chromium, or your system'"'"'s way' >&2; exit 1; }
 
 clean:
 	rm -rf $(VENV) runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

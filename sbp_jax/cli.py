@@ -3,12 +3,15 @@
 Only light modules are imported here, so that `--help` and a misspelt flag answer at once.
 """
 
+import atexit
+import contextlib
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +58,26 @@ def end_at_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def ending_at_interrupt() -> Iterator[None]:
+    """The same for slow imports that come later, while nothing is written."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
+
+
 def run(
     main: Callable[..., None],
     needs: tuple[str, ...] = ("config", "workdir"),
-    arguments: tuple[str, ...] = (),
+    arguments: tuple[str, ...] | None = (),
 ) -> None:
-    """Parses the flags and calls `main` with the arguments beside them, if it takes any; a user's
-    mistake is one line on stderr and exit code 2.
+    """Parses the flags and calls `main` with the arguments beside them: those named here, or any
+    number; a user's mistake is one line on stderr and exit code 2.
     """
 
     def with_errors(argv: list[str]) -> None:
@@ -75,14 +91,17 @@ def run(
             logging.getLogger(chatty).addFilter(lambda record: not record.exc_info)
         sys.unraisablehook = _unraisable
         given = argv[1:]
-        if len(given) > len(arguments):
-            raise UserError(f"unexpected argument {given[len(arguments)]!r}; flags begin with --")
-        if len(given) < len(arguments):
-            raise UserError(f"{arguments[len(given)]} is missing; see --help")
+        named = given if arguments is None else arguments
+        if len(given) > len(named):
+            raise UserError(f"unexpected argument {given[len(named)]!r}; flags begin with --")
+        if len(given) < len(named):
+            raise UserError(f"{named[len(given)]} is missing; see --help")
         for name in needs:
-            if flags.FLAGS[name].value is None:
+            if flags.FLAGS[name].value in (None, ""):  # as --output=$UNSET is
                 raise UserError(f"--{name} is missing; see --help")
         main(*given)
+        if "vllm" in sys.modules:
+            _end_without_destructors()
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -101,6 +120,15 @@ def run(
         os._exit(128 + signal.SIGINT)
 
 
+def _end_without_destructors() -> None:
+    """Those of the native threads that vLLM, Ray, torch and JAX bring into one process abort it now
+    and then, when all its work is done. What Python itself has to end is ended here.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(0)
+
+
 def experiment() -> config_lib.Experiment:
     """The validated experiment of `--config` and its overrides."""
     return config_lib.resolve(CONFIG.value)
@@ -110,8 +138,11 @@ def _unraisable(ignored: Any) -> None:
     """Without the complaint of TensorStore's threads, when a second write fails, that Orbax closed
     its event loop at the first: the first is raised where the run waits for its checkpoint.
     """
-    if isinstance(ignored.exc_value, KeyboardInterrupt):  # it fell into a callback: once more
-        os.kill(os.getpid(), signal.SIGINT)
+    if isinstance(ignored.exc_value, KeyboardInterrupt):
+        # It fell into a callback, which this still is part of: once more when that is over.
+        again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
     elif str(ignored.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(ignored)
 

@@ -11,7 +11,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
@@ -54,27 +54,71 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def read_record(path: epath.PathLike, *fields: str) -> dict[str, Any]:
+    """What `write_json` left of finished work, which has these fields."""
+    try:
+        record = json.loads(epath.Path(path).read_text())
+        if missing := set(fields) - set(record):
+            raise ValueError(f"no {min(missing)}")
+        return record
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged ({error}); delete it and run the same command again"
+        ) from error
+
+
 @contextlib.contextmanager
 def exclusive(path: epath.PathLike, refusal: str) -> Iterator[None]:
-    """Holds a lock, or refuses when another process does. The lock ends with its process, so a
-    file that a crash left behind locks nobody out. In object storage there are no locks.
-    """
+    """Holds a lock, or refuses when another process does. In object storage there are no locks."""
     if is_remote(path):
         yield
         return
+    lock = try_lock(path)
+    if lock is None:
+        raise UserError(f"{refusal}; wait for it, or name another folder")
+    with lock:
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: epath.PathLike) -> Iterator[None]:
+    """Waits for a lock that nobody holds for ever."""
+    with _open_lock(path) as file:
+        flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def try_lock(path: epath.PathLike, mode: int = fcntl.LOCK_EX) -> IO[bytes] | None:
+    """An open file that holds the lock until it is closed or its process ends, so one that a crash
+    left behind locks nobody out. None if another process has it.
+    """
+    file = _open_lock(path)
+    try:
+        flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def flock(file: IO[bytes], mode: int) -> None:
+    """Without it where there is none."""
+    try:
+        fcntl.flock(file, mode)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # some network file systems
+        log.warning(
+            "%s: cannot be locked (%s): let one process only work here", file.name, error.strerror
+        )
+
+
+def _open_lock(path: epath.PathLike) -> IO[bytes]:
     try:
         epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115
+        return open(path, "ab")
     except OSError as error:
         raise UserError(f"{path}: cannot write: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{refusal}; wait for it, or name another folder") from error
-        except OSError as error:  # some network file systems
-            log.warning("%s: cannot be locked (%s): let one process only write here", path, error)
-        yield
 
 
 def sha256(data: bytes) -> str:

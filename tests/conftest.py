@@ -5,6 +5,7 @@ Eight fake CPU devices let tests build meshes in-process; what is not sharded ru
 
 import atexit
 import os
+import signal
 import tempfile
 
 from hypothesis import settings
@@ -20,6 +21,10 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
 )
+
+# Started with nohup or `&`, this process and all that it starts would ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines differ in speed, so an example has no deadline; CI sees the same examples each time.
 settings.register_profile("sbp_jax", deadline=None, derandomize=bool(os.environ.get("CI")))

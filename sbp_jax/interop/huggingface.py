@@ -19,6 +19,8 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+_KINDS = {int: "whole number above 0", float: "number above 0"}
+_KINDS |= {bool: "true or false", str: "text", dict: "object"}
 
 
 class Tensor(NamedTuple):
@@ -96,17 +98,10 @@ def hf_config(
 def model_config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
     """The architecture that a config.json describes; `UserError` if it is none of ours."""
 
-    def required(field: str) -> Any:
-        if config.get(field) is None:
-            raise UserError(
-                f"config.json: no field {field!r}; the Hugging Face folder is incomplete"
-            )
-        return config[field]
-
     def refuse(field: str, value: Any) -> None:
         raise UserError(f"config.json: {field}={value!r} is not supported")
 
-    model_type = required("model_type")
+    model_type = read_field(config, "model_type", str)
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"config.json: model_type={model_type!r} is not supported, only: {known}")
@@ -118,36 +113,59 @@ def model_config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
         if config.get(field, value) != value:
             refuse(field, config[field])
 
-    rope = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    rope: dict[str, Any] = {}
+    rope_types = []
+    for field in ("rope_scaling", "rope_parameters"):
+        given = read_field(config, field, dict, {})
+        rope |= given
+        if rope_type := given.get("rope_type", given.get("type")):
+            rope_types.append(rope_type)
+            if rope_type not in ("default", "llama3"):
+                refuse(f"{field}.rope_type", rope_type)
+            if rope_type != rope_types[0]:
+                refuse("rope_scaling beside rope_parameters", config["rope_scaling"])
     scaling: dict[str, Any] = {}
-    if rope_type == "llama3":
+    if "llama3" in rope_types:
         scaling = {
-            "rope_scaling": float(rope["factor"]),
-            "rope_scaling_low": float(rope["low_freq_factor"]),
-            "rope_scaling_high": float(rope["high_freq_factor"]),
-            "rope_original_context": rope["original_max_position_embeddings"],
+            "rope_scaling": read_field(rope, "factor", float),
+            "rope_scaling_low": read_field(rope, "low_freq_factor", float),
+            "rope_scaling_high": read_field(rope, "high_freq_factor", float),
+            "rope_original_context": read_field(rope, "original_max_position_embeddings", int),
         }
-    elif rope_type != "default":
-        refuse("rope_type", rope_type)
-    num_heads = required("num_attention_heads")
-    head_dim = 128 if model_type == "qwen3" else required("hidden_size") // num_heads
+    num_heads = read_field(config, "num_attention_heads", int)
+    d_model = read_field(config, "hidden_size", int)
+    # Defaults are those of transformers, which old files rely on.
+    theta = read_field(config, "rope_theta", float, 10_000.0)
     return ModelConfig(
-        num_layers=required("num_hidden_layers"),
-        d_model=required("hidden_size"),
+        num_layers=read_field(config, "num_hidden_layers", int),
+        d_model=d_model,
         num_heads=num_heads,
-        num_kv_heads=config.get("num_key_value_heads") or num_heads,
-        head_dim=config.get("head_dim") or head_dim,
-        d_ff=required("intermediate_size"),
-        vocab_size=required("vocab_size"),
-        # The last three have the defaults of transformers, which old files rely on.
-        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        tie_embeddings=bool(config.get("tie_word_embeddings", False)),
+        num_kv_heads=read_field(config, "num_key_value_heads", int, num_heads),
+        head_dim=read_field(
+            config, "head_dim", int, 128 if model_type == "qwen3" else d_model // num_heads
+        ),
+        d_ff=read_field(config, "intermediate_size", int),
+        vocab_size=read_field(config, "vocab_size", int),
+        rope_theta=read_field(rope, "rope_theta", float, theta),
+        norm_eps=read_field(config, "rms_norm_eps", float, 1e-6),
+        tie_embeddings=read_field(config, "tie_word_embeddings", bool, False),
         qk_norm=model_type == "qwen3",
         attention_bias=model_type == "qwen2",
         **scaling,
     )
+
+
+def read_field(config: Mapping[str, Any], field: str, kind: type, default: Any = None) -> Any:
+    """A field of a config.json, which has a default if it need not be there. All numbers that
+    matter to us are above 0.
+    """
+    value = default if config.get(field) is None else config[field]
+    if value is None:
+        raise UserError(f"config.json: no field {field!r}; the Hugging Face folder is incomplete")
+    kinds = (int, float) if kind is float else (kind,)
+    if type(value) not in kinds or (kind in (int, float) and not 0 < value < math.inf):
+        raise UserError(f"config.json: {field}={value!r} is no {_KINDS[kind]}; fetch it again")
+    return kind(value)
 
 
 def to_hf_tensors(

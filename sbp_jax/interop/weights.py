@@ -5,9 +5,12 @@ that wants all the tensors of a file in memory; a tensor has its place before an
 may come in any order.
 """
 
+import datetime
 import json
+import logging
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -17,6 +20,7 @@ import numpy as np
 
 from sbp_jax.errors import UserError
 
+PROGRESS_S = 5.0
 SHARD_BYTES = 5 * 10**9  # of one file, as the Hugging Face hub recommends
 DTYPES: dict[str, Any] = {
     "F32": np.dtype(np.float32),
@@ -24,6 +28,7 @@ DTYPES: dict[str, Any] = {
     "F16": np.dtype(np.float16),
 }
 INDEX = "model.safetensors.index.json"
+log = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
@@ -42,12 +47,14 @@ class Reader:
         self.places: dict[str, Place] = {}
         for file in _files(folder):
             self.places |= _header(file)
+        self._progress = _Progress(f"reading {folder}", sum(map(_size, self.places.values())))
 
     def read(self, name: str) -> np.ndarray:
         place = self.places[name]
         values = np.fromfile(
             place.file, DTYPES[place.dtype], math.prod(place.shape), offset=place.offset
         )
+        self._progress.add(_size(place))
         return values.reshape(place.shape)
 
 
@@ -69,9 +76,11 @@ class Writer:
             names = ["model.safetensors"]
         for file_name, sizes in zip(names, shards, strict=True):
             self._make(folder / file_name, sizes, shapes)
+        total = sum(sum(sizes.values()) for sizes in shards)
+        self._progress = _Progress(f"writing {len(shards)} file(s)", total)
         if len(shards) > 1:
             index = {
-                "metadata": {"total_size": sum(sum(sizes.values()) for sizes in shards)},
+                "metadata": {"total_size": total},
                 "weight_map": {
                     n: file for file, sizes in zip(names, shards, strict=True) for n in sizes
                 },
@@ -103,6 +112,7 @@ class Writer:
         assert data.nbytes == size, name
         file.seek(start)
         file.write(data.view(np.uint8).data)
+        self._progress.add(size)
 
     def close(self) -> None:
         """On disk, all of it."""
@@ -111,6 +121,32 @@ class Writer:
             file.flush()
             os.fsync(file.fileno())
             file.close()
+
+
+class _Progress:
+    """A line every few seconds, of what takes longer than that."""
+
+    def __init__(self, what: str, total: int):
+        self._what, self._total, self._done = what, total, 0
+        self._begin = self._said = time.monotonic()
+
+    def add(self, size: int) -> None:
+        self._done += size
+        now = time.monotonic()
+        if now - self._said >= PROGRESS_S:
+            self._said = now
+            seconds = (now - self._begin) * (self._total - self._done) / self._done
+            log.info(
+                "%s: %.1f of %.1f GB, %s left",
+                self._what,
+                self._done / 1e9,
+                self._total / 1e9,
+                datetime.timedelta(seconds=round(seconds)),
+            )
+
+
+def _size(place: Place) -> int:
+    return math.prod(place.shape) * DTYPES[place.dtype].itemsize
 
 
 def _files(folder: Path) -> list[Path]:

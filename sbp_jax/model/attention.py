@@ -6,7 +6,8 @@ So a backend honours what it is given or is refused, and the choice is logged on
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,32 +28,36 @@ LANES = 128  # splash works on blocks that are multiples of this
 CAUSAL_BLOCKS = 4  # see _xla
 
 
+class Seen(NamedTuple):
+    """What a token sees, beside that it looks back only; nothing said is all."""
+
+    segments: jax.Array | None = None  # [B, T] int32: equal ones see each other
+    ends: jax.Array | None = None  # [B, T] int32: the first place that does not see this one
+
+
 def attention(
     q: jax.Array,  # [B, T, H, h]
-    k: jax.Array,  # [B, S, K, h], H a multiple of K
-    v: jax.Array,  # [B, S, K, h]
+    k: jax.Array,  # [B, T, K, h], H a multiple of K
+    v: jax.Array,  # [B, T, K, h]
     *,
     q_segments: jax.Array | None = None,  # [B, T] int32
-    kv_segments: jax.Array | None = None,  # [B, S]
-    q_positions: jax.Array | None = None,  # [B, T]
-    kv_positions: jax.Array | None = None,  # [B, S]
+    kv_segments: jax.Array | None = None,  # [B, T]
+    kv_ends: jax.Array | None = None,  # [B, T], see `Seen`
     backend: str = "auto",
     platform: str | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """[B, T, H, h], split over the ambient mesh (`jax.set_mesh`) if there is one.
 
-    Only equal segments see each other (an empty slot of a cache is -1); a query sees keys at its
-    own position and before. The result is named `CONTEXT`, for rematerialisation policies.
-    `platform` is what it is compiled for, by default what the mesh is made of; `interpret` runs a
-    Pallas kernel on the CPU, slowly, for tests.
+    Only equal segments see each other; a query sees keys at its own place and before. The result is
+    named `CONTEXT`, for rematerialisation policies. `platform` is what it is compiled for, by
+    default what the mesh is made of; `interpret` runs a Pallas kernel on the CPU, for tests.
     """
     if (q_segments is None) != (kv_segments is None):
         raise ValueError("attention: q_segments and kv_segments must be given together")
     mesh = jax.sharding.get_abstract_mesh()
     if platform is None:
         platform = parallel.platform()
-    cached = q_positions is not None or kv_positions is not None or q.shape[1] != k.shape[1]
     context = mesh.shape.get("context", 1)
     chosen = choose_backend(
         backend,
@@ -60,7 +65,7 @@ def attention(
         length=q.shape[1],
         dtype=q.dtype,
         segments=q_segments is not None,
-        cached=cached,
+        ends=kv_ends is not None,
         context=context,
         interpret=interpret,
     )
@@ -75,10 +80,41 @@ def attention(
         y = _on_mesh(functools.partial(_triton, interpret=interpret), mesh, q, k, v, q_segments)
     else:
         blocks = math.gcd(q.shape[1], min(CAUSAL_BLOCKS, max(q.shape[1] // 64, 1)))
-        if cached or context > 1:
+        if context > 1:
             blocks = 1
-        y = _xla(q, k, v, q_segments, kv_segments, q_positions, kv_positions, blocks)
+        y = _xla(q, k, v, q_segments, kv_segments, kv_ends, blocks)
     return checkpoint_name(y, CONTEXT)
+
+
+def cached_attention(
+    q: jax.Array,  # [B, T, H, h]
+    pieces: Sequence[tuple[jax.Array, jax.Array]],  # keys [B, K, h, S] and values [B, K, S, h]
+    visible: Sequence[jax.Array],  # [B, S], for each piece
+) -> jax.Array:
+    """[B, T, H, h]: each token sees what is visible of all pieces (model/cache.py).
+
+    The queries of a key head are rows of one matmul with it, so a cache is read once as it lies.
+    """
+    batch, length, heads, width = q.shape
+    kv_heads = pieces[0][0].shape[1]
+    q = q.reshape(batch, length, kv_heads, -1, width).transpose(0, 2, 1, 3, 4)
+    logits = [
+        jnp.where(
+            seen[:, None, None, None],
+            jnp.einsum("bktgh,bkhs->bktgs", q, k, preferred_element_type=jnp.float32) * width**-0.5,
+            jnp.finfo(jnp.float32).min,
+        )
+        for (k, _), seen in zip(pieces, visible, strict=True)
+    ]
+    top = functools.reduce(jnp.maximum, [x.max(-1, keepdims=True) for x in logits])
+    weights = [jnp.exp(x - top) for x in logits]
+    sums = [
+        jnp.einsum("bktgs,bksh->bktgh", w.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        for w, (_, v) in zip(weights, pieces, strict=True)
+    ]
+    total = functools.reduce(jnp.add, [w.sum(-1, keepdims=True) for w in weights])
+    y = (functools.reduce(jnp.add, sums) / total).astype(q.dtype)
+    return y.transpose(0, 2, 1, 3, 4).reshape(batch, length, heads, width)
 
 
 def choose_backend(
@@ -88,19 +124,19 @@ def choose_backend(
     length: int,  # T
     dtype: jnp.dtype,
     segments: bool,
-    cached: bool = False,  # decoding: positions are given or there are more keys than queries
+    ends: bool = False,
     context: int = 1,  # devices that split the sequence
     interpret: bool = False,
 ) -> str:
     """The requested backend; for "auto" the platform's best that can honour masks and shapes."""
     reasons = functools.partial(
-        _obstacle, length=length, dtype=dtype, segments=segments, cached=cached, context=context
+        _obstacle, length=length, dtype=dtype, segments=segments, ends=ends, context=context
     )
     if requested == "auto":
         ladder = {name: reasons(name) for name in KERNELS[platform]}
         chosen = next(name for name, reason in ladder.items() if reason is None)
         passed_over = [f"{name} {reason}" for name, reason in ladder.items() if reason]
-        slow = chosen == "xla" and platform != "cpu" and not cached
+        slow = chosen == "xla" and platform != "cpu"
         _log_choice(
             chosen, platform, "; ".join(passed_over), logging.WARNING if slow else logging.INFO
         )
@@ -119,13 +155,13 @@ def choose_backend(
 
 
 def _obstacle(
-    backend: str, *, length: int, dtype: jnp.dtype, segments: bool, cached: bool, context: int
+    backend: str, *, length: int, dtype: jnp.dtype, segments: bool, ends: bool, context: int
 ) -> str | None:
     """Why a kernel would compute something else than it is asked for, or nothing at all."""
     if backend == "xla":
         return None
-    if cached:
-        return "has no cached decoding"
+    if ends:
+        return "has no mask of branches"
     if backend == "splash":
         if length % (LANES * context):
             return (
@@ -161,8 +197,7 @@ def _xla(
     v: jax.Array,
     q_segments: jax.Array | None,
     kv_segments: jax.Array | None,
-    q_positions: jax.Array | None,
-    kv_positions: jax.Array | None,
+    kv_ends: jax.Array | None,
     blocks: int,
 ) -> jax.Array:
     """Plain matmuls. Keys and values are repeated: on CPU faster than an einsum over groups.
@@ -170,28 +205,28 @@ def _xla(
     Queries are taken in `blocks` of at least 64, each with the keys up to its own end. Four leave
     out 3/8 of the work and take 40% off the time at 1,024 tokens (forward and backward, two cores).
     """
-    length, keys, group = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
+    length, group = q.shape[1], q.shape[2] // k.shape[2]
     q = q.transpose(0, 2, 1, 3)
     k = jnp.repeat(k, group, axis=2).transpose(0, 2, 1, 3)
     v = jnp.repeat(v, group, axis=2).transpose(0, 2, 1, 3)
-    q_positions = jnp.arange(length)[None] if q_positions is None else q_positions
-    kv_positions = jnp.arange(keys)[None] if kv_positions is None else kv_positions
+    place = jnp.arange(length)
     outputs = []
     for block in range(blocks):
         start, end = block * length // blocks, (block + 1) * length // blocks
-        seen = end if blocks > 1 else keys
-        mask = q_positions[:, start:end, None] >= kv_positions[:, None, :seen]
+        mask = (place[start:end, None] >= place[:end])[None]
         if q_segments is not None and kv_segments is not None:
-            mask &= q_segments[:, start:end, None] == kv_segments[:, None, :seen]
+            mask &= q_segments[:, start:end, None] == kv_segments[:, None, :end]
+        if kv_ends is not None:
+            mask &= place[start:end, None] < kv_ends[:, None, :end]
         logits = jnp.einsum(
             "bhtd,bhsd->bhts",
             q[:, :, start:end],
-            k[:, :, :seen],
+            k[:, :, :end],
             preferred_element_type=jnp.float32,
         )
         logits = jnp.where(mask[:, None], logits * q.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(logits).astype(v.dtype)
-        outputs.append(jnp.einsum("bhts,bhsd->bhtd", weights, v[:, :, :seen]))
+        outputs.append(jnp.einsum("bhts,bhsd->bhtd", weights, v[:, :, :end]))
     return jnp.concatenate(outputs, axis=2).transpose(0, 2, 1, 3)
 
 

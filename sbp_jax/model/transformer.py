@@ -1,16 +1,17 @@
 """Llama 3 with per-head QK-norm: the whole model, for training and for cached decoding.
 
 The layers' parameters are stacked on a leading axis and scanned, so compile time does not grow with
-depth. `bind(config, params)` makes a callable model of a plain nested dict of arrays; that dict,
-and nothing of a module library, is what optimizers, checkpoints and exports see.
+depth; decoding takes them apart (`apart`), for a cache in a scan is copied at every step.
+`bind(config, params)` makes a callable model of a plain nested dict of arrays; that dict, and
+nothing of a module library, is what optimizers, checkpoints and exports see.
 
 Shapes: B batch, T time, D model width, H query heads, K key-value heads, h head width, F MLP width,
-V vocabulary, L layers, S cache slots.
+V vocabulary, L layers.
 """
 
 import functools
 import zlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from sbp_jax.config import ModelConfig
-from sbp_jax.model.attention import attention
+from sbp_jax.model.attention import Seen, attention, cached_attention
+from sbp_jax.model.cache import Cache, Past, add, pasts, positions_after
 from sbp_jax.model.loss import project
 from sbp_jax.parallel import constrain, platform
 
@@ -32,13 +34,6 @@ REMAT_POLICIES = {
     "attention": ("query", "key", "value", "context", "attention_out"),
     "minimal": ("query", "key", "value", "context", "attention_out", "mlp_gate", "mlp_up"),
 }
-
-
-class Cache(NamedTuple):
-    """Keys and values of the tokens so far; slot s holds the token at position s."""
-
-    k: jax.Array  # [L, B, S, K, h]
-    v: jax.Array
 
 
 class Block(nnx.Module):
@@ -87,13 +82,18 @@ class Block(nnx.Module):
             "w_down", (layers, c.d_ff, c.d_model), ("layers", "mlp", "width"), w_down_std
         )
 
-    def __call__(self, x, rope, segments, positions, cache):
-        x = x + self.attend(
-            rms_norm(x, self.attention_norm, self.config.norm_eps), rope, segments, positions, cache
-        )
-        return x + self.mlp(rms_norm(x, self.mlp_norm, self.config.norm_eps))
+    def __call__(self, x, rope, seen: Seen, past: Past | None = None, dropout=None):
+        """The tokens' activations, and the layer's recent keys and values if there is a past.
 
-    def attend(self, x, rope, segments, positions, cache):
+        dropout: a key for each row, of this layer.
+        """
+        c = self.config
+        y, recent = self.attend(rms_norm(x, self.attention_norm, c.norm_eps), rope, seen, past)
+        x = x + drop(y, c.dropout, dropout, 0)
+        y = self.mlp(rms_norm(x, self.mlp_norm, c.norm_eps))
+        return x + drop(y, c.dropout, dropout, 1), recent
+
+    def attend(self, x, rope, seen, past):
         c = self.config
         q = product("btd,dnh->btnh", x, gathered(self.wq, x.dtype))
         k = product("btd,dnh->btnh", x, gathered(self.wk, x.dtype))
@@ -109,19 +109,24 @@ class Block(nnx.Module):
         # Every query needs all keys before it: under context parallelism they are gathered here.
         k = checkpoint_name(constrain(k, "batch", None, "kv_heads", None), "key")
         v = checkpoint_name(constrain(v, "batch", None, "kv_heads", None), "value")
-        if cache is not None:
-            rows = jnp.arange(x.shape[0])[:, None]
-            cache["k"], cache["v"] = (
-                old.at[rows, positions].set(new.astype(old.dtype))
-                for old, new in ((cache["k"], k), (cache["v"], v))
-            )
-            k, v = cache["k"].astype(x.dtype), cache["v"].astype(x.dtype)
-            y = attention(q, k, v, q_positions=positions, backend="xla")
+        recent = None
+        if past is not None:
+            recent = add(past.recent, k, v, past.filled)
+        if past is not None and recent is not None and past.visible:
+            y = cached_attention(q, [*past.blocks, recent], past.visible)
         else:
-            y = attention(q, k, v, q_segments=segments, kv_segments=segments, backend=c.attention)
+            y = attention(
+                q,
+                k,
+                v,
+                q_segments=seen.segments,
+                kv_segments=seen.segments,
+                kv_ends=seen.ends,
+                backend=c.attention,
+            )
         y = constrain(y, "batch", "time", "heads", None)  # named "context" by the kernel's caller
         y = product("btnh,nhd->btd", y, gathered(self.wo, x.dtype))
-        return checkpoint_name(constrain(y, "batch", "time", None), "attention_out")
+        return checkpoint_name(constrain(y, "batch", "time", None), "attention_out"), recent
 
     def mlp(self, x):
         gate = product("btd,df->btf", x, gathered(self.w_gate, x.dtype))
@@ -148,44 +153,69 @@ class Transformer(nnx.Module):
             "embedding",
             seed=seed,
         )
-        self.layers = Block(config, seed)
+        self.layers: Any = Block(config, seed)  # or, taken apart, a list of them
         self.final_norm = _param("final_norm", (c.d_model,), ("norm",), 0, "norm", seed=seed)
         if not c.tie_embeddings:
             self.head = _param(
                 "head", (c.d_model, c.vocab_size), ("width", "vocab"), embed_std, "head", seed=seed
             )
 
-    def __call__(self, tokens, segments=None, positions=None, cache: Cache | None = None):
+    def __call__(
+        self,
+        tokens,
+        segments=None,
+        positions=None,
+        cache: Cache | None = None,
+        ends=None,
+        dropout=None,
+    ):
         """Final hidden states [B, T, D] (normed, ready for `logits`), and the cache if one was
         given.
 
-        tokens [B, T]; segments [B, T]: only equal numbers see each other; positions [B, T]: with a
-        cache, the slots that the tokens fill (a token sees all slots up to its own).
+        tokens [B, T]; segments and ends [B, T]: see attention.Seen; positions [B, T]; dropout [B]:
+        keys, in training. With a cache the tokens follow what is in it, and the parameters are
+        those of `apart`.
         """
-        c = self.config
-        if positions is None:
+        c, seen = self.config, Seen(segments, ends)
+        if cache is not None:
+            positions = positions_after(cache, tokens.shape[1])
+        elif positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         # In float32, for its gradient is a sum over all the places of a token: in bfloat16 such a
         # sum stops growing at 256 equal parts.
-        x = gathered(self.embed, jnp.float32)[tokens].astype(compute_dtype(c))
+        lookup_dtype = jnp.float32 if cache is None else compute_dtype(c)
+        x = gathered(self.embed, lookup_dtype)[tokens].astype(compute_dtype(c))
         x = constrain(x, "batch", "time", None)
         rope = rope_angles(positions, c)
+        if isinstance(self.layers, Block):
+            x = self._scanned(x, rope, seen, dropout)
+        elif cache is None:
+            for block in self.layers:
+                x, _ = block(x, rope, seen)
+        else:
+            recent = []
+            for block, past in zip(self.layers, pasts(cache), strict=True):
+                x, piece = block(x, rope, seen, past)
+                recent.append(piece)
+            cache = cache._replace(recent=recent, filled=cache.filled + tokens.shape[1])
+        return rms_norm(x, self.final_norm, c.norm_eps), cache
 
-        def layer(x, layer_params_and_cache):
-            layer_params, layer_cache = layer_params_and_cache
-            block = nnx.merge(graphdef, layer_params)
-            return block(x, rope, segments, positions, layer_cache), layer_cache
-
+    def _scanned(self, x, rope, seen: Seen, dropout):
+        c = self.config
         graphdef, stacked = nnx.split(self.layers)
+
+        def layer(x, numbered):
+            number, layer_params = numbered
+            keys = None if dropout is None else folded(dropout, number)
+            x, _ = nnx.merge(graphdef, layer_params)(x, rope, seen, dropout=keys)
+            return x, None
+
         kept = REMAT_POLICIES[c.remat]
-        if kept is not None and cache is None:
+        if kept is not None:
             policy = jax.checkpoint_policies.save_only_these_names(*kept)
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=not c.scan_layers)
-        xs = (stacked, None if cache is None else {"k": cache.k, "v": cache.v})
-        unroll = 1 if c.scan_layers else c.num_layers
-        x, new_cache = jax.lax.scan(layer, x, xs, unroll=unroll)
-        x = rms_norm(x, self.final_norm, c.norm_eps)
-        return x, None if cache is None else Cache(new_cache["k"], new_cache["v"])
+        numbered = jnp.arange(c.num_layers), stacked
+        return jax.lax.scan(layer, x, numbered, unroll=1 if c.scan_layers else c.num_layers)[0]
 
     def output_matrix(self) -> jax.Array:
         """[D, V] in float32, left as it is laid out: gathering it for the loss doubles the
@@ -202,11 +232,6 @@ class Transformer(nnx.Module):
         """[B, T, V] in float32; training uses loss.cross_entropy, which need not hold them all."""
         y = project(x, self.output_matrix())
         return constrain(y, "batch", "time", "vocab") * self.logit_scale
-
-    def init_cache(self, batch: int, slots: int, dtype=None) -> Cache:
-        c = self.config
-        shape = (c.num_layers, batch, slots, c.num_kv_heads, c.head_dim)
-        return Cache(*(jnp.zeros(shape, dtype or compute_dtype(c)) for _ in range(2)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -239,6 +264,24 @@ def rms_norm(x, weight, eps: float):
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
     return (y * weight[...]).astype(x.dtype)
+
+
+def drop(x, rate: float, keys, place: int):
+    """x [B, T, D] with a share of it set to zero, and the rest made larger, so that the mean stays.
+
+    A row has its own key, so neither mesh nor accumulation decides what is dropped. Bits are drawn
+    a byte for each number, for on CPUs they cost as much as the layer: the rate is in 1/256.
+    """
+    share = min(round(rate * 256), 255)
+    if keys is None or not share:
+        return x
+    bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint8))(folded(keys, place))
+    kept = constrain(bits >= share, "batch", "time", None)
+    return jnp.where(kept, x * (256 / (256 - share)), 0).astype(x.dtype)
+
+
+def folded(keys, number):
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def rope_angles(positions, config: ModelConfig):
@@ -314,8 +357,14 @@ def _param(name, shape, axes, std: float, role="matrix", *, seed: int) -> nnx.Pa
 
 
 @functools.lru_cache(maxsize=32)
-def _skeleton(config: ModelConfig):
-    return nnx.split(nnx.eval_shape(lambda: Transformer(config)))
+def _skeleton(config: ModelConfig, layers_apart: bool = False):
+    def make() -> Transformer:
+        model = Transformer(config)
+        if layers_apart:
+            model.layers = nnx.List([Block(config, 0) for _ in range(config.num_layers)])
+        return model
+
+    return nnx.split(nnx.eval_shape(make))
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
@@ -324,10 +373,26 @@ def init_params(config: ModelConfig, seed: int) -> Params:
 
 def bind(config: ModelConfig, params: Params) -> Transformer:
     """The model with these parameters; cheap enough for the inside of a jitted function."""
-    graphdef, state = _skeleton(config)
+    graphdef, state = _skeleton(config, layers_apart=0 in params["layers"])
     state = jax.tree.map(lambda x: x, state)  # a copy: the skeleton is shared
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
+
+
+def apart(config: ModelConfig, params: Params) -> Params:
+    """The same parameters for generation: each layer's under its number, and what matmuls use in
+    the compute dtype already.
+    """
+
+    def cast(path: Any, value: jax.Array) -> jax.Array:
+        return value if "norm" in path[-1].key else value.astype(compute_dtype(config))
+
+    params = jax.tree_util.tree_map_with_path(cast, params)
+    layers = {
+        i: jax.tree.map(lambda stacked, i=i: stacked[i], params["layers"])
+        for i in range(config.num_layers)
+    }
+    return {**params, "layers": layers}
 
 
 def param_shapes(config: ModelConfig) -> Params:

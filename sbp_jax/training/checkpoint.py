@@ -6,13 +6,15 @@ A checkpoint that cannot be read, or whose arrays do not add up, is reported and
 is used.
 """
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
@@ -20,13 +22,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from sbp_jax import files, parallel
-from sbp_jax.config import CheckpointConfig, MeshConfig, ModelConfig, from_json
+from sbp_jax.config import CheckpointConfig, Experiment, MeshConfig, ModelConfig, from_json
 from sbp_jax.data.tokenizer import Tokenizer, load_tokenizer
 from sbp_jax.errors import DISK_ERRORS, UserError
+from sbp_jax.interop.folder import Folder, is_hugging_face
 from sbp_jax.model import transformer
+from sbp_jax.training.checksum import PIECE_WORDS, checksums, host_checksum
 from sbp_jax.training.step import TrainState
 
-PIECE_WORDS = 1 << 22
 log = logging.getLogger(__name__)
 
 
@@ -88,28 +91,81 @@ class Checkpoints:
 
 
 def restore_params(path: epath.PathLike, shapes: Any, shardings: Any) -> tuple[Any, int]:
-    """The parameters of a run's newest sound checkpoint, or of one of them; and its step."""
-    folder, steps = _locate(files.absolute(path))
+    """The parameters of a run's newest sound checkpoint, or of one of them, and its step; or those
+    of a Hugging Face folder, of which a process holds one at a time beside its part.
+    """
+    path = files.absolute(path)
+    if is_hugging_face(path):
+        params = Folder(path).params()
+        return jax.tree.map(_place, params, shardings), 0
+    folder, steps = _locate(path)
     target = {"params": jax.tree.map(_abstract, shapes, shardings)}
     restored, meta = _newest_sound(folder, steps, target)
     return restored["params"], meta["step"]
 
 
 def load_model(path: epath.PathLike) -> tuple[ModelConfig, transformer.Params, Tokenizer]:
-    """A trained model for use: its config, its parameters over this machine's devices, its ids."""
-    run = run_folder(path)
-    model = from_json((run / "config.json").read_text()).model
+    """A trained model for use: its config, its parameters over this machine's devices, its ids.
+    Of a run, of one of its checkpoints, or of a Hugging Face folder.
+    """
+    model = run_config(path).model
     axes = transformer.param_metadata(model, "axes")
     layout = parallel.shardings(parallel.make_mesh(MeshConfig()), axes)
     params, _ = restore_params(path, transformer.param_shapes(model), layout)
-    return model, params, load_tokenizer(str(run / "tokenizer"))
+    return model, params, load_tokenizer(tokenizer_path(path))
 
 
-def check_architecture(path: epath.PathLike, shapes: Any) -> None:
-    """Refuses weights that are missing or of another shape, without reading them."""
-    folder, steps = _locate(files.absolute(path))
-    described = _reader(folder).item_metadata(steps[0])["params"]
-    _check_shapes(folder / str(steps[0]), described, shapes)
+def fingerprint(path: epath.PathLike) -> str:
+    """Of the model that `load_model` gives: another one generates other texts. Of a run's weights
+    it takes the checksums, so it reads none; those of a Hugging Face folder it reads whole.
+    """
+    path = files.absolute(path)
+    identity: list[Any] = []
+    if is_hugging_face(path):
+        folder = path
+    else:
+        checkpoints, steps = _locate(path)
+        sums = _meta(checkpoints, steps[0])["checksums"]["params"]
+        identity = [run_config(path).model.architecture, sums]
+        folder = epath.Path(tokenizer_path(path))
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    kinds = (".json", ".jinja", ".model", ".txt", ".safetensors")
+    for file in sorted(folder.iterdir()):
+        if file.suffix in kinds and not file.name.startswith("."):
+            with file.open("rb") as content:
+                contents = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+            digest.update(f"{file.name} {contents}\n".encode())
+    return digest.hexdigest()
+
+
+def check_architecture(
+    path: epath.PathLike, model: ModelConfig, *, allow_change: bool = False
+) -> None:
+    """Refuses weights that are missing or belong to another model, without reading them. Not all
+    that makes a model shows in the shapes of its weights: a change of that may be allowed.
+    """
+    path = files.absolute(path)
+    theirs: dict[str, Any] = {}
+    if is_hugging_face(path):
+        folder = Folder(path)
+        described: Any = folder.params()
+        theirs = folder.experiment.model.architecture
+    else:
+        checkpoints, steps = _locate(path)
+        path = checkpoints / str(steps[0])
+        described = _reader(checkpoints).item_metadata(steps[0])["params"]
+        config = checkpoints.parent / "config.json"
+        if config.exists():  # as it is, for another version may have written it
+            theirs = json.loads(config.read_text())["model"]
+    ours = model.architecture
+    wrong = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]
+    if wrong and not allow_change:
+        give = ", ".join(f"--config.model.{n}={theirs[n]} (not {ours[n]})" for n in wrong)
+        raise UserError(
+            f"{path}: its weights have another architecture than the config: give {give}; or "
+            "--allow_config_change to go on as another model"
+        )
+    _check_shapes(path, described, transformer.param_shapes(model))
 
 
 def open_params(
@@ -119,10 +175,9 @@ def open_params(
     if it has layers. One that does not add up raises `UserError` at its end.
     """
     folder, steps = _locate(files.absolute(path))
-    check_architecture(path, shapes)
     where = folder / str(steps[0])
-    meta = _reader(folder).restore(steps[0], args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-    sums = meta["meta"]["checksums"]["params"]
+    _check_shapes(where, _reader(folder).item_metadata(steps[0])["params"], shapes)
+    sums = _meta(folder, steps[0])["checksums"]["params"]
 
     def read(keys: tuple[str, ...]) -> Iterator[np.ndarray]:
         base = str(where / "params") if files.is_remote(where) else f"file://{where}/params/"
@@ -135,7 +190,7 @@ def open_params(
             layers = chunk[0] if keys[0] == "layers" else count  # a chunk is read as a whole
             for start in range(0, count, layers):
                 piece = array[start : min(start + layers, count)].read().result()
-                total += _host_checksum(piece, place)
+                total += host_checksum(piece, place)
                 place += piece.size
                 yield from piece if keys[0] == "layers" else [piece]
         except ValueError as error:
@@ -150,28 +205,61 @@ def open_params(
 
 
 def save_params(workdir: epath.PathLike, params: Any) -> None:
-    """Parameters that no run of ours has made, as a checkpoint that one can begin with."""
+    """Parameters that no run of ours has made, as a checkpoint that one can begin with. They may be
+    of any kind that has a shape and that `np.asarray` reads: one at a time is.
+    """
     folder = files.absolute(workdir) / "checkpoints"
     # A layer a piece, so that a reader of some layers need not read them all.
     whole = jax.tree.map(lambda _: ocp.SaveArgs(), params)
     layered = ocp.SaveArgs(chunk_byte_size=4 * PIECE_WORDS, shard_axes=(0,))
     pieces = {**whole, "layers": jax.tree.map(lambda _: layered, params["layers"])}
-    flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    sums = {jax.tree_util.keystr(path): _host_checksum(np.asarray(x)) for path, x in flat}
-    meta = {"step": 0, "checksums": {"params": sums}}
-    manager = _manager(folder, enable_async_checkpointing=False)
+    sums: dict[str, int] = {}
+
+    def read(path: Any, param: Any) -> np.ndarray:
+        array = np.asarray(param)
+        sums[jax.tree_util.keystr(path)] = host_checksum(array)
+        return array
+
+    readers = jax.tree_util.tree_map_with_path(lambda *at: partial(read, *at), params)
+    default = jax.Array, ocp.type_handlers.get_type_handler(jax.Array)  # Orbax asks for it
+    registry = ocp.type_handlers.create_type_handler_registry(default, (partial, _OneAtATime()))
+    manager = ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+        item_handlers={
+            "params": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+            "meta": ocp.JsonCheckpointHandler(),
+        },
+    )
     try:
         manager.save(
             0,
             args=ocp.args.Composite(
-                meta=ocp.args.JsonSave(meta),
-                params=ocp.args.StandardSave(params, save_args=pieces),
+                meta=ocp.args.JsonSave({}),
+                params=ocp.args.PyTreeSave(readers, save_args=pieces),
             ),
         )
+        meta = {"step": 0, "checksums": {"params": sums}}  # known only now
+        files.write_json(_meta_file(folder, 0), meta)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise _cannot_write(folder, error) from error
     finally:
         manager.close()
+
+
+class _OneAtATime(ocp.type_handlers.NumpyHandler):
+    """Writes an array before it reads the next: Orbax' own handlers copy all, then write."""
+
+    def __init__(self) -> None:
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def serialize(self, readers: Any, infos: Any, args: Any = None) -> list[Any]:
+        for read, info, options in zip(readers, infos, args, strict=True):
+            for written in await super().serialize([read()], [info], [options]):
+                written.result()
+        return []
 
 
 def run_folder(path: epath.PathLike) -> epath.Path:
@@ -179,47 +267,32 @@ def run_folder(path: epath.PathLike) -> epath.Path:
     return _locate(files.absolute(path))[0].parent
 
 
-def checksums(tree: Any) -> dict[str, int]:
-    """An integer for each array: each word of its bits, times an odd number that depends on its
-    place, summed.
-    """
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    sums = jax.device_get(_checksums([leaf for _, leaf in leaves]))
-    return {
-        jax.tree_util.keystr(path): int(value)
-        for (path, _), value in zip(leaves, sums, strict=True)
-    }
+def tokenizer_path(path: epath.PathLike) -> str:
+    """Where `load_tokenizer` finds the one that belongs to the weights."""
+    path = files.absolute(path)
+    return str(path if is_hugging_face(path) else run_folder(path) / "tokenizer")
 
 
-def _host_checksum(x: np.ndarray, first: int = 0) -> int:
-    """The same on the host, of a part whose first word has that place; parts add up."""
-    words = x.reshape(-1).view(np.uint32)
-    total = 0
-    for start in range(0, words.size, PIECE_WORDS):
-        piece = words[start : start + PIECE_WORDS]
-        places = np.arange(first + start, first + start + piece.size, dtype=np.uint64)
-        total += int(np.sum(piece * (2 * places + 1).astype(np.uint32), dtype=np.uint32))
-    return total % 2**32
-
-
-@jax.jit
-def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
-    def checksum(x: jax.Array) -> jax.Array:
-        words = jax.lax.bitcast_convert_type(
-            x, {4: jnp.uint32, 2: jnp.uint16}[x.dtype.itemsize]
-        ).astype(jnp.uint32)
-        place = jnp.zeros(x.shape, jnp.uint32)
-        for axis, size in enumerate(x.shape):
-            place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
-
-    return [checksum(x) for x in leaves]
+def run_config(path: epath.PathLike) -> Experiment:
+    """What the run of a checkpoint path was told; what a Hugging Face folder says of its model."""
+    if is_hugging_face(files.absolute(path)):
+        return Folder(path).experiment
+    run = run_folder(path)
+    try:
+        return from_json((run / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{run}: no config.json there, which every run has; copy it too") from error
 
 
 def _items(state: TrainState) -> dict[str, Any]:
     parts = state._asdict()
     params = parts.pop("params")
     return {"params": params, "optimizer": parts}
+
+
+def _place(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    whole = np.asarray(value)
+    return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
 
 
 def _abstract(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -246,11 +319,21 @@ def _reader(folder: epath.Path) -> ocp.CheckpointManager:
     )
     return _manager(
         folder,
-        read_only=True,
         create=False,
-        save_interval_steps=0,
         multiprocessing_options=alone,
     )
+
+
+def _meta_file(folder: epath.Path, step: int) -> epath.Path:
+    return folder / str(step) / "meta" / "metadata"
+
+
+def _meta(folder: epath.Path, step: int) -> dict[str, Any]:
+    path = _meta_file(folder, step)
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); name an earlier checkpoint") from error
 
 
 def _newest_sound(
@@ -341,7 +424,7 @@ def _locate(path: epath.Path) -> tuple[epath.Path, list[int]]:
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
-    if not steps and any(path.glob("*.safetensors")):
+    if not steps and is_hugging_face(path):
         raise UserError(
             f"{path} is a Hugging Face folder: make a checkpoint of it with "
             f"python -m sbp_jax.convert from-hf {path} DST, and name DST"

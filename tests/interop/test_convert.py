@@ -23,11 +23,20 @@ from sbp_jax import convert, parallel
 from sbp_jax.config import Experiment, MeshConfig, ModelConfig, to_json
 from sbp_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from sbp_jax.errors import UserError
-from sbp_jax.inference.sampler import generate
+from sbp_jax.inference.engine import Request, Sampling
+from sbp_jax.inference.sampler import Sampler
 from sbp_jax.interop import weights
 from sbp_jax.interop.tokenizer_json import to_hugging_face
 from sbp_jax.model.transformer import bind, param_metadata, param_shapes
-from sbp_jax.training.checkpoint import load_model, restore_params, save_params
+from sbp_jax.train import train
+from sbp_jax.training.checkpoint import (
+    check_architecture,
+    fingerprint,
+    load_model,
+    restore_params,
+    run_config,
+    save_params,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -202,6 +211,8 @@ def test_a_folder_that_transformers_saved(tmp_path, byte_level, model, shard):
             parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.ndim == 1))
     theirs.save_pretrained(tmp_path / "hf", max_shard_size=shard)
     byte_level.save_pretrained(tmp_path / "hf")
+    ends = [byte_level.eos_token_id, 300]
+    (tmp_path / "hf" / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     assert (len(list((tmp_path / "hf").glob("*.safetensors"))) > 1) == (shard == "60KB")
     assert convert.from_hf(str(tmp_path / "hf"), str(tmp_path / "run")) == model
     found, params, tokenizer = load_model(tmp_path / "run")
@@ -216,6 +227,104 @@ def test_a_folder_that_transformers_saved(tmp_path, byte_level, model, shard):
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert type(loaded) is type(theirs) and loaded(text).input_ids == theirs(text).input_ids
     assert (loaded.bos_token_id, loaded.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
+    assert list(tokenizer.stop_ids) == generation.eos_token_id == ends
+
+
+@every_model
+def test_a_folder_is_loaded_as_what_from_hf_makes_of_it(make_run, tmp_path, model):
+    folder, converted = tmp_path / "hf", tmp_path / "converted"
+    convert.to_hf(str(make_run(model)), str(folder))
+    convert.from_hf(str(folder), str(converted))
+    (ours, params, tokenizer), expected = load_model(folder), load_model(converted)
+    assert ours == expected[0] and tokenizer.fingerprint == expected[2].fingerprint
+    assert tree_bytes(params) == tree_bytes(expected[1])
+    assert run_config(folder) == run_config(converted)
+    mesh = parallel.make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices()[:8])
+    layout = parallel.shardings(mesh, param_metadata(model, "axes"))
+    params, _ = restore_params(folder, param_shapes(model), layout)
+    assert params["layers"]["wq"].sharding == layout["layers"]["wq"]
+    assert tree_bytes(params) == tree_bytes(expected[1])
+
+
+TRAINING = dataclasses.replace(
+    Experiment(),
+    data=dataclasses.replace(Experiment().data, input="docstrings", sequence_length=64),
+    train=dataclasses.replace(
+        Experiment().train, tokens=4 * 8 * 64, batch_size=8, log_every=1, samples=0
+    ),
+)
+
+
+def test_training_from_a_folder_is_training_from_what_from_hf_makes_of_it(
+    exported, sentencepiece, tmp_path
+):
+    convert.from_hf(str(exported), str(tmp_path / "converted"))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "source.txt").write_text(SOURCE[:200_000])
+    lines = {}
+    for source in ("hf", "converted"):
+        experiment = dataclasses.replace(
+            TRAINING,
+            model=QWEN3,
+            data=dataclasses.replace(TRAINING.data, input=str(tmp_path / "texts")),
+            init_from=str(tmp_path / source),
+        )
+        train(experiment, tmp_path / f"from_{source}")
+        kept = load_tokenizer(str(tmp_path / f"from_{source}" / "tokenizer"))
+        assert kept.encode(TEXTS) == sentencepiece.encode(TEXTS)
+        text = (tmp_path / f"from_{source}" / "metrics.jsonl").read_text()
+        clock = ("tokens_per_s", "mfu")
+        lines[source] = [
+            {k: v for k, v in json.loads(line).items() if k not in clock}
+            for line in text.splitlines()
+        ]
+    assert lines["hf"] == lines["converted"] and len(lines["hf"]) == 4
+
+
+@pytest.mark.parametrize("source", ["hf", "converted"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_theta": 500_000.0},
+        {"norm_eps": 1e-5},
+        {"rope_scaling": 8.0},
+        {"qk_norm": False},
+        {"tie_embeddings": False, "d_ff": 128},
+        {"parametrization": "mup_simple"},
+    ],
+    ids=str,
+)
+def test_a_config_of_another_architecture_is_refused_by_its_fields(
+    exported, tmp_path, source, change
+):
+    folder = exported
+    if source == "converted":
+        folder = tmp_path / "converted"
+        convert.from_hf(str(exported), str(folder))
+    other = dataclasses.replace(QWEN3, **change)
+    with pytest.raises(UserError, match="another architecture") as raised:
+        check_architecture(folder, other)
+    for name, value in change.items():
+        right = f"--config.model.{name}={getattr(QWEN3, name)} (not {value})"
+        assert right in str(raised.value)
+    # Where weights have the same shapes, one may want it so: a longer context, for example.
+    if {"rope_theta", "norm_eps", "rope_scaling", "parametrization"} & set(change):
+        check_architecture(folder, other, allow_change=True)
+    else:
+        with pytest.raises(UserError, match="another architecture: .* in the config"):
+            check_architecture(folder, other, allow_change=True)
+    computed = dataclasses.replace(QWEN3, dtype="bfloat16", scan_layers=False)
+    check_architecture(folder, computed)
+
+
+def test_a_long_conversion_says_how_far_it_is(make_run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(weights, "PROGRESS_S", 0.0)
+    caplog.set_level("INFO", logger="sbp_jax")
+    convert.to_hf(str(make_run(QWEN3)), str(tmp_path / "hf"))
+    convert.from_hf(str(tmp_path / "hf"), str(tmp_path / "again"))
+    for what in ("writing 1 file(s): ", f"reading {tmp_path}/hf: "):
+        assert f"{what}0.0 of 0.0 GB, 0:00:00 left" in caplog.text
 
 
 def test_names_without_prefix_and_spare_tensors_are_read(exported, tmp_path):
@@ -328,16 +437,9 @@ PROMPT = "def main(argument"
 
 
 def our_greedy(run, count):
-    model, params, tokenizer = load_model(run)
-    [ids] = generate(
-        model,
-        params,
-        [[tokenizer.bos_id, *tokenizer.encode([PROMPT])[0]]],
-        max_new_tokens=count,
-        stop_id=tokenizer.eos_id,
-        temperature=0.0,
-    )
-    return ids
+    sampling = Sampling(max_tokens=count, temperature=0.0)
+    [completion] = Sampler.from_checkpoint(run).generate([Request("1", PROMPT, sampling)])
+    return list(completion.tokens)
 
 
 def test_greedy_tokens_are_those_of_transformers(make_run, tmp_path):
@@ -346,50 +448,15 @@ def test_greedy_tokens_are_those_of_transformers(make_run, tmp_path):
     prompt = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(
         PROMPT, return_tensors="pt"
     )
-    output = their_model(tmp_path / "hf").generate(**prompt, max_new_tokens=32, do_sample=False)
-    ids = output[0, prompt.input_ids.shape[1] :].tolist()
-    eos = load_model(run)[2].eos_id
-    assert our_greedy(run, 32) == (ids[: ids.index(eos)] if eos in ids else ids)
-
-
-VLLM = """
-import json, sys
-from vllm import LLM, SamplingParams
-
-if __name__ == "__main__":
-    llm = LLM(sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=128)
-    [output] = llm.generate(sys.argv[2], SamplingParams(temperature=0.0, max_tokens=24))
-    print("IDS", json.dumps(list(output.outputs[0].token_ids)), flush=True)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.vllm
-def test_greedy_tokens_are_those_of_vllm(make_run, tmp_path):
-    pytest.importorskip("vllm")
-    run = make_run(QWEN3)
-    convert.to_hf(str(run), str(tmp_path / "hf"))
-    (tmp_path / "engine.py").write_text(VLLM)
-    # Where libtpu is installed, vLLM and the processes it starts take the machine for a TPU.
-    (tmp_path / "libtpu.py").write_text("raise ImportError")
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "PYTHONPATH": str(tmp_path),
-    }
-    finished = subprocess.run(
-        [sys.executable, tmp_path / "engine.py", tmp_path / "hf", PROMPT],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    model, _, tokenizer = load_model(run)
+    # Ours never draws ids that only fill the vocabulary up; without training theirs does.
+    padding = list(range(tokenizer.vocab_size, model.vocab_size))
+    output = their_model(tmp_path / "hf").generate(
+        **prompt, max_new_tokens=32, do_sample=False, suppress_tokens=padding
     )
-    lines = [line for line in finished.stdout.splitlines() if line.startswith("IDS ")]
-    assert lines, finished.stderr[-3000:]
-    ids = json.loads(lines[0][4:])
-    eos = load_model(run)[2].eos_id
-    assert our_greedy(run, 24) == (ids[: ids.index(eos)] if eos in ids else ids)
+    ids = output[0, prompt.input_ids.shape[1] :].tolist()
+    eos = tokenizer.eos_id
+    assert our_greedy(run, 32) == (ids[: ids.index(eos)] if eos in ids else ids)
 
 
 def rewrite(folder, **changes):
@@ -413,6 +480,11 @@ def cut(folder, size):
     os.truncate(folder / "model.safetensors", size)
 
 
+def fewer_ids(folder):
+    rewrite(folder, **{"model.embed_tokens.weight": np.ones((100, 64), np.float32)})
+    edit_config(folder, vocab_size=100)
+
+
 def only_pickle(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -434,9 +506,14 @@ NORM = "model.layers.1.self_attn.q_norm.weight"
         (lambda f: rewrite(f, **{NORM: np.ones(32, np.int8)}), rf"'{NORM}' is I8.*unquantized"),
         (lambda f: edit_config(f, model_type="mamba"), "model_type='mamba' is not supported"),
         (lambda f: edit_config(f, model_type="llama"), "has no place in the model"),
-        (lambda f: edit_config(f, vocab_size=100), "tokenizer has 500 ids, its model 100"),
+        (lambda f: edit_config(f, vocab_size=100), r"embed_tokens.weight' has shape \(512, 64\)"),
+        (fewer_ids, "tokenizer has 500 ids, its model 100"),
         (lambda f: (f / "config.json").unlink(), "no config.json there"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: no config of a model"),
+        (
+            lambda f: (f / "config.json").write_text("[]"),
+            "config of a model .list instead of an object",
+        ),
         (lambda f: cut(f, 100_000), "truncated or damaged.*100000 bytes where.*fetch"),
         (lambda f: cut(f, 100), "truncated or damaged.*fetch"),
         (lambda f: cut(f, 0), "truncated or damaged.*fetch"),
@@ -444,6 +521,7 @@ NORM = "model.layers.1.self_attn.q_norm.weight"
         (index_of_missing, "model-00002-of-00002.safetensors is missing"),
         (lambda f: (f / weights.INDEX).write_text("[]"), "not an index of tensors"),
         (drop_tokenizer, "no tokenizer in this folder"),
+        (lambda f: (f / "tokenizer.json").unlink(), "transformers cannot make a tokenizer.json"),
         (lambda f: (f / "model.safetensors").unlink(), "no .safetensors file there"),
     ],
 )
@@ -453,6 +531,37 @@ def test_a_folder_that_is_not_whole_is_refused(exported, tmp_path, damage, messa
         convert.from_hf(str(exported), str(tmp_path / "again"))
     assert "\n" not in str(raised.value)
     assert {p.name for p in tmp_path.iterdir()} == {"run", "hf"}
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"vocab_size": "x"}, "vocab_size='x' is no whole number above 0"),
+        ({"vocab_size": True}, "vocab_size=True is no whole number"),
+        ({"hidden_size": 0}, "hidden_size=0 is no whole number above 0"),
+        ({"num_attention_heads": None}, "no field 'num_attention_heads'"),
+        ({"num_key_value_heads": 2.5}, "num_key_value_heads=2.5 is no whole number"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings=-1 is no whole number above 0"),
+        ({"rms_norm_eps": "x"}, "rms_norm_eps='x' is no number above 0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan is no number above 0"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false' is no true or false"),
+        ({"model_type": ["qwen3"]}, "model_type=.'qwen3'. is no text"),
+        ({"rope_parameters": 5}, "rope_parameters=5 is no object"),
+        ({"rope_parameters": {"rope_theta": "x"}}, "rope_theta='x' is no number"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "no field 'factor'"),
+        ({"rope_parameters": YARN}, "rope_parameters.rope_type='yarn' is not supported"),
+        ({"rope_scaling": YARN}, "rope_scaling.rope_type='yarn' is not supported"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "beside rope_parameters=.* is not supported"),
+    ],
+)
+def test_a_config_of_other_types_is_refused_by_its_field(exported, tmp_path, changes, message):
+    edit_config(exported, **changes)
+    with pytest.raises(UserError, match=message) as raised:
+        convert.from_hf(str(exported), str(tmp_path / "new"))
+    assert "\n" not in str(raised.value) and not (tmp_path / "new").exists()
 
 
 def test_what_exists_is_not_overwritten_and_an_empty_folder_is_used(exported, tmp_path):
@@ -501,6 +610,33 @@ def test_a_damaged_checkpoint_is_not_exported(make_run, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
 
 
+def test_a_fingerprint_is_of_what_a_model_generates(make_run, tmp_path):
+    run = make_run(QWEN3)
+    print_ = fingerprint(run)
+    assert print_ == fingerprint(run / "checkpoints" / "0") != fingerprint(make_run(LLAMA, "other"))
+    edit_config(run, model=dataclasses.asdict(QWEN3) | {"attention": "xla"}, seed=7)
+    assert fingerprint(run) == print_
+    edit_config(run, model=dataclasses.asdict(QWEN3) | {"rope_theta": 10_000.0})
+    assert fingerprint(run) != print_
+
+    folder = tmp_path / "hf"
+    convert.to_hf(str(run), str(folder))
+    (folder / "notes.md").touch()
+    seen = {fingerprint(folder)}
+    flip_last_bit(folder / "model.safetensors")
+    seen.add(fingerprint(folder))
+    edit_config(folder, rms_norm_eps=0.1)
+    seen.add(fingerprint(folder))
+    flip_last_bit(folder / "tokenizer.json")
+    assert len(seen | {fingerprint(folder)}) == 4
+
+
+def flip_last_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 def test_the_command(exported, tmp_path):
     def command(*arguments):
         return subprocess.run(
@@ -517,6 +653,8 @@ def test_the_command(exported, tmp_path):
     assert "--config.model.rope_theta=2000.0" in finished.stderr
     finished = command("to-hf", f"{again}/checkpoints/0", str(tmp_path / "out"), "--dtype=bfloat16")
     assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.startswith(f"{tmp_path}/out: Qwen3ForCausalLM, bfloat16, 0.000")
+    assert finished.stderr.count("\n") == 1  # and nothing of Orbax'
     for arguments, message in (
         (["to-hf", "a"], "error: DST is missing"),
         (["sideways", "a", "b"], "error: 'sideways' is no direction"),

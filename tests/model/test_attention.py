@@ -17,7 +17,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from sbp_jax.errors import UserError
-from sbp_jax.model.attention import attention, choose_backend
+from sbp_jax.model.attention import attention, cached_attention, choose_backend
 
 KERNELS = ["xla", "splash", "triton"]
 # Triton takes half precision only; the reference gets the same rounded inputs.
@@ -184,25 +184,20 @@ def test_a_document_alone_gives_what_it_gives_in_a_packed_row(backend):
 def test_cached_decoding_equals_the_whole_sequence():
     q, k, v, _ = inputs(12)
     whole = dense(q, k, v, None)
-    slots = 20  # those beyond the sequence hold garbage
-    k, v = (
-        np.pad(x, ((0, 0), (0, slots - 12), (0, 0), (0, 0)), constant_values=99) for x in (k, v)
-    )
-    decode = jax.jit(lambda q, t: attention(q, k, v, q_positions=jnp.full((2, 1), t)))
+    borders = [0, 5, 12, 20]  # of the pieces; slots beyond the sequence hold garbage
+    k, v = (np.pad(x, ((0, 0), (0, 20 - 12), (0, 0), (0, 0)), constant_values=99) for x in (k, v))
+    parts = [slice(*pair) for pair in zip(borders, borders[1:], strict=False)]
+    pieces = [(k[:, p].transpose(0, 2, 3, 1), v[:, p].swapaxes(1, 2)) for p in parts]
+
+    @jax.jit
+    def decode(q, t):
+        visible = [
+            jnp.broadcast_to(jnp.arange(p.start, p.stop) <= t, (2, p.stop - p.start)) for p in parts
+        ]
+        return cached_attention(q, pieces, visible)
+
     for t in range(12):
-        step = decode(q[:, t : t + 1], t)
-        assert_close(step, whole[:, t : t + 1], 1e-5)
-
-
-def test_empty_slots_of_a_cache_are_not_seen():
-    q, k, v, _ = inputs(16)
-    filled = np.arange(16) % 3 != 1
-    segments = np.broadcast_to(np.where(filled, 0, -1), (2, 16))
-    zeros = np.zeros((2, 16), np.int32)
-    see = jax.jit(lambda *qkv: attention(*qkv, q_segments=zeros, kv_segments=segments))
-    garbled = (np.where(filled[:, None, None], x, np.float32(1e4)) for x in (k, v))
-    np.testing.assert_array_equal(see(q, k, v), see(q, *garbled))
-    assert np.any(see(q, k, v) != run("xla", q, k, v, None))
+        assert_close(decode(q[:, t : t + 1], t), whole[:, t : t + 1], 1e-5)
 
 
 def test_segments_of_the_queries_alone_are_refused():
@@ -307,13 +302,11 @@ TPU = {"platform": "tpu", "dtype": jnp.bfloat16, "length": 4096}
         (TPU | {"segments": False, "context": 8}, "splash"),
         (TPU | {"segments": False, "context": 64}, "xla"),
         (TPU | {"segments": True, "length": 100}, "xla"),
-        (TPU | {"segments": True, "cached": True}, "xla"),
         (A100 | {"segments": False}, "cudnn"),
         (A100 | {"segments": True}, "triton"),
         (A100 | {"segments": True, "length": 4097}, "xla"),
         (A100 | {"segments": True, "context": 2}, "xla"),
         (A100 | {"segments": False, "context": 2}, "xla"),
-        (A100 | {"segments": False, "cached": True}, "xla"),
         (A100 | {"segments": True, "dtype": jnp.float32}, "xla"),
         (A100 | {"segments": False, "dtype": jnp.float32}, "xla"),
     ],
@@ -336,7 +329,6 @@ def test_auto_picks_the_best_kernel_that_honours_what_it_is_given(case, expected
             A100 | {"segments": True, "context": 2},
             r"split the sequence \(mesh.context=2\)",
         ),
-        ("splash", TPU | {"segments": False, "cached": True}, "no cached decoding"),
         ("splash", A100 | {"segments": True}, "splash does not run on gpu"),
         ("flash", A100 | {"segments": True}, "'flash' is not known.*splash"),
     ],

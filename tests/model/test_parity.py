@@ -21,8 +21,9 @@ from sbp_jax.interop.huggingface import (
     model_config_from_hf,
     to_hf_tensors,
 )
+from sbp_jax.model.cache import RUN, empty, empty_block, insert, settle
 from sbp_jax.model.loss import cross_entropy
-from sbp_jax.model.transformer import REMAT_POLICIES, bind, param_shapes
+from sbp_jax.model.transformer import REMAT_POLICIES, apart, bind, param_shapes
 
 spec = importlib.util.spec_from_file_location(
     "numpy_oracle", Path(__file__).with_name("numpy_oracle.py")
@@ -154,23 +155,34 @@ def test_without_segments_documents_see_each_other():
 
 @pytest.mark.parametrize("name", ["qwen3", "llama31", "qwen2_untied"])
 def test_cached_decoding_equals_the_whole_sequence(name):
+    """Prompts of several lengths, read together; then runs of tokens over the border of a block."""
     config = MODELS[name]
-    params, tokens = random_params(config), random_tokens(config, 2, 12)
+    params, tokens = random_params(config), random_tokens(config, 3, 60)
     expected = our_logits(config, params, tokens)
+    params, lengths = apart(config, params), np.array([5, 16, 11])
 
     @jax.jit
-    def decode(params, cache, tokens, positions):
+    def forward(tokens, cache):
         model = bind(config, params)
-        hidden, cache = model(tokens, positions=positions, cache=cache)
+        hidden, cache = model(tokens, cache=cache)
         return model.logits(hidden), cache
 
-    cache = bind(config, params).init_cache(batch=2, slots=16)
-    prompt = np.broadcast_to(np.arange(5), (2, 5))
-    logits, cache = decode(params, cache, tokens[:, :5], prompt)
-    assert_close(logits, expected[:, :5])
-    for t in range(5, 12):
-        logits, cache = decode(params, cache, tokens[:, t : t + 1], np.full((2, 1), t))
-        assert_close(logits[:, 0], expected[:, t])
+    logits, read = forward(tokens[:, :16], empty(config, 3, 16, jnp.float32))
+    for row, length in enumerate(lengths):
+        assert_close(logits[row, :length], expected[row, :length])
+    cache = empty(config, 4, RUN, jnp.float32)
+    cache = cache._replace(blocks=[empty_block(config, 4, 32, jnp.float32) for _ in range(3)])
+    rows = np.array([3, 0, 1])  # another place for each
+    cache = insert(cache, read, lengths, rows)
+    at = lengths.copy()
+    for step in range(40):
+        fed = np.zeros((4, 1), np.int32)
+        fed[rows, 0] = tokens[np.arange(3), at]
+        logits, cache = forward(fed, cache)
+        assert_close(logits[rows, 0], expected[np.arange(3), at])
+        at += 1
+        if step % RUN == RUN - 1:
+            cache = settle(cache)
 
 
 def loss_and_gradients(config, params, tokens, segments):

@@ -1,0 +1,213 @@
+"""The engine that asks servers, against vLLM's own server on a small model that we exported."""
+
+import argparse
+import contextlib
+import difflib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sbp_jax.config import ApiConfig, DataConfig, Experiment, ModelConfig, to_json
+from sbp_jax.convert import to_hf
+from sbp_jax.data.tokenizer import train_tokenizer
+from sbp_jax.inference.api import Api
+from sbp_jax.inference.engine import Request, Sampling
+from sbp_jax.inference.sampler import Sampler
+from sbp_jax.model.transformer import param_shapes
+from sbp_jax.training.checkpoint import load_model, save_params
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+CONTEXT = 128
+SOURCE = "".join(Path(module.__file__).read_text() for module in (argparse, difflib, textwrap))
+PROMPTS = [SOURCE[i : i + 40] for i in range(0, 8 * 97, 97)]
+GREEDY = Sampling(max_tokens=24, temperature=0.0)
+CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+SCHEMA = {
+    "type": "object",
+    "properties": {"sure": {"type": "boolean"}, "kind": {"enum": ["a", "b"]}},
+    "required": ["sure", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api") / "run"
+    texts = [SOURCE[i : i + 1000] for i in range(0, len(SOURCE), 1000)]
+    tokenizer = train_tokenizer(texts, 500, folder / "tokenizer")
+    model = ModelConfig(
+        num_layers=2,
+        d_model=64,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        d_ff=96,
+        vocab_size=tokenizer.vocab_size,
+    )
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key.endswith("norm"):
+            value = random.uniform(0.3, 2.0, leaf.shape)
+        else:
+            value = random.normal(size=leaf.shape) * (0.3 if path[-1].key == "embed" else 0.2)
+        if path[-1].key == "embed":  # bytes of broken UTF-8, of which vLLM makes other texts
+            value[[i for i in range(500) if "\ufffd" in tokenizer.decode([i])]] *= 0.01
+        return jnp.asarray(value, np.float32)
+
+    save_params(folder, jax.tree_util.tree_map_with_path(draw, param_shapes(model)))
+    experiment = Experiment(model=model, data=DataConfig(sequence_length=CONTEXT))
+    (folder / "config.json").write_text(to_json(experiment))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(run):
+    """Where the server is. All its processes are one group, which ends with the tests."""
+    if not importlib.util.find_spec("vllm"):
+        pytest.skip("vllm is not installed")
+    folder = run.parent
+    to_hf(str(run), str(folder / "exported"))
+    (folder / "chat.jinja").write_text(CHAT_TEMPLATE)
+    # Where libtpu is installed, vLLM and the processes it starts take the machine for a TPU.
+    (folder / "hidden").mkdir()
+    (folder / "hidden" / "libtpu.py").write_text("raise ImportError")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {
+        "model": folder / "exported",
+        "served-model-name": "small",
+        "host": "127.0.0.1",
+        "port": port,
+        "dtype": "float32",
+        "max-model-len": CONTEXT,
+        "generation-config": "vllm",
+        "chat-template": folder / "chat.jinja",
+        "structured-outputs-config": json.dumps(
+            {"backend": "xgrammar", "disable_any_whitespace": True}
+        ),
+    }
+    flags = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(
+            # What `vllm serve` starts; that command itself fails in the CPU build, which is
+            # installed under another name than the one whose version it looks up.
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager", *flags],
+            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(folder / "hidden")},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        while True:
+            said = (folder / "log").read_text()[-3000:]
+            assert server.poll() is None, said
+            with contextlib.suppress(urllib.error.URLError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(url, requests):
+    api = Api(ApiConfig(url=url, model="small"))
+    return {completion.id: completion for completion in api.generate(requests)}
+
+
+def test_greedy_tokens_are_those_of_the_jax_sampler(url, run):
+    model, params, tokenizer = load_model(run)
+    ours = Sampler(model, params, tokenizer, batch_size=8, max_length=CONTEXT)
+    expected = {c.id: c for c in ours.generate([Request(p, p, GREEDY) for p in PROMPTS])}
+    assert len({c.tokens for c in expected.values()}) > len(PROMPTS) / 2
+    both = Sampling(max_tokens=24, temperature=0.0, logprobs=True)
+    by_text = answers(url, [Request(p, p, GREEDY) for p in PROMPTS])
+    by_ids = answers(
+        url,
+        [Request(p, (tokenizer.bos_id, *tokenizer.encode([p])[0]), both) for p in PROMPTS],
+    )
+    for prompt in PROMPTS:
+        want, got = expected[prompt], by_ids[prompt]
+        assert got.tokens == want.tokens
+        assert got[2:5] == by_text[prompt][2:5] == want[2:5]  # how it ended, and the counts
+        assert got.text == by_text[prompt].text == want.text
+        assert len(got.logprobs) == got.new_tokens and max(got.logprobs) < 0
+
+
+def test_64_at_once_are_the_same_as_one_after_the_other_in_another_order(url):
+    warm = Sampling(max_tokens=16, temperature=0.8, top_p=0.95, top_k=50)
+    requests = [Request(str(i), PROMPTS[i % 8], warm, seed=i) for i in range(64)]
+    together = answers(url, requests)
+    assert len({c.text for c in together.values()}) > 50
+    some = answers(url, requests[:40:5][::-1])
+    assert {name: together[name].text for name in some} == {n: c.text for n, c in some.items()}
+
+
+def test_a_token_of_the_callers_ends_a_text(url, run):
+    [free] = answers(url, [Request("a", (1, 60, 70), GREEDY)]).values()
+    stop = free.tokens[3]
+    before = free.tokens[: free.tokens.index(stop)]
+    sampling = Sampling(max_tokens=24, temperature=0.0, stop_ids=(stop,))
+    [stopped] = answers(url, [Request("a", (1, 60, 70), sampling)]).values()
+    assert (stopped.tokens, stopped.finish_reason) == (before, "stop")
+    assert stopped.text == load_model(run)[2].decode(before)
+    assert stopped.new_tokens == len(before) + 1
+
+
+def test_stop_texts_end_a_text_where_they_do_in_the_jax_sampler(url, run):
+    model, params, tokenizer = load_model(run)
+    ours = Sampler(model, params, tokenizer, batch_size=8, max_length=CONTEXT)
+    free = {c.id: c for c in ours.generate([Request(p, p, GREEDY) for p in PROMPTS])}
+    requests = []
+    for prompt in PROMPTS:
+        ids = (tokenizer.bos_id, *tokenizer.encode([prompt])[0])
+        stop = tuple(filter(None, (free[prompt].text[5:8], free[prompt].text[9:12])))
+        sampling = Sampling(max_tokens=24, temperature=0.0, stop=stop)
+        requests.append(Request(prompt, ids, sampling))
+    expected = {c.id: c for c in ours.generate(requests)}
+    assert sum(c.text != free[name].text for name, c in expected.items()) > 5
+    assert {n: c._replace(logprobs=()) for n, c in answers(url, requests).items()} == expected
+
+
+def test_a_schema_is_followed_by_a_model_of_random_weights(url):
+    sampling = Sampling(max_tokens=60, schema=json.dumps(SCHEMA))
+    chat = ({"role": "user", "content": "Are you sure?"},)
+    prompts = [chat, PROMPTS[0]] * 4
+    requests = [Request(str(i), prompt, sampling, i) for i, prompt in enumerate(prompts)]
+    for completion in answers(url, requests).values():
+        value = json.loads(completion.text)
+        assert value.keys() == {"sure", "kind"} and value["kind"] in ("a", "b")
+
+
+def test_what_the_server_refuses_is_an_error_and_the_rest_goes_on(url):
+    bad = {
+        "long": "word " * CONTEXT,
+        "long ids": (5,) * (CONTEXT + 1),
+        "empty": "",
+        "no ids": (),
+        "strange ids": (10**6,),
+        "half a pair": "\ud800",
+    }
+    odd = {"nul": "\0\0", "strange": "\x07\u2028\U0010ffff"}
+    found = answers(url, [Request(n, p, GREEDY) for n, p in {**bad, **odd, "last": "a"}.items()])
+    assert {name for name, c in found.items() if c.finish_reason == "error"} == bad.keys()
+    assert all(found[name].error.startswith("HTTP 400: ") for name in bad)
+    assert "context length is 128" in found["long"].error
