@@ -33,7 +33,7 @@ from sbp_jax.training.step import (
 )
 
 SECONDS = 5.0
-SHAPES = [(128, 32, 2), (128, 32, 1), (4096, 8, 2), (4096, 8, 8)]  # T, batch, threads
+SHAPES = [(256, 8, 2), (256, 8, 1), (4096, 8, 2), (4096, 8, 8)]  # T, batch, threads
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
             for length, batch_size, threads in SHAPES:
                 rate = tokens_per_second(TokenStore(folder), length, batch_size, threads)
                 shape = f"{'memory' if in_memory else 'disk':6}  {batch_size:2} x {length:4}"
-                ratio = f"  {rate / appetite:5.0f}x the step" if length == 128 else ""
+                ratio = f"  {rate / appetite:5.0f}x the step" if length == 256 else ""
                 print(f"{shape}  threads {threads}  {rate:12,.0f} tokens/s{ratio}")
 
 

@@ -50,7 +50,7 @@ def start(store: str, workdir: Path) -> list[float]:
     began = time.perf_counter()
     flags = (
         f"--config.data.input={store}",
-        f"--config.train.tokens={2 * 32 * 128}",  # two of the config's steps
+        f"--config.train.tokens={2 * 8 * 256}",  # two of the config's steps
         "--config.train.log_every=1",
         "--config.train.samples=0",
         "--config.eval.max_sequences=32",

@@ -4,6 +4,11 @@ r"""Compiles the real train step for TPUs that are not here, and says whether it
     python -m sbp_jax.aot --config=configs/1t_6b.py --topology=v5p:8x8x8,v6e:16x16 --json
     python -m sbp_jax.aot --config=configs/1t_6b.py --config.mesh.replica=2 --topology=v5p:8x8x8 \
         --slices=2
+    python -m sbp_jax.aot --config=configs/1t_6b.py --topology=v5p:2x2x1 --stage=synthesize
+
+--stage names another stage's program: `tune`, `synthesize` (the engine jax: reading prompts, and
+drawing), `embed` or `neighbors` (of so many --documents). These but `tune` run in one process, on
+the chips of one host: v5p:2x2x1.
 
 Needs libtpu (the extra `tpu`) and no TPU: the compiler is the one that runs on the pod, so its
 figures for memory are the real ones. Exit 0 when the step fits every topology named, 1 when not.
@@ -39,20 +44,22 @@ from absl import flags
 from jax.experimental import topologies
 from jax.interpreters import partial_eval
 
-from sbp_jax import cli, parallel
+from sbp_jax import cli
 from sbp_jax.config import Experiment
 from sbp_jax.errors import UserError
-from sbp_jax.model import transformer
+from sbp_jax.stage_programs import STAGES, StageProgram
 from sbp_jax.tpu_program import Program, UnreadableProgram, read_program
 from sbp_jax.training import flops
-from sbp_jax.training.preflight import check_split
-from sbp_jax.training.step import trace_train_step
 
 TOPOLOGY = flags.DEFINE_list("topology", None, "TPUs by chip and torus: v5p:8x8x8, v6e:16x16.")
 SLICES = flags.DEFINE_integer(
     "slices", 1, "Slices of that topology, joined by a slower network.", lower_bound=1
 )
-JSON = flags.DEFINE_bool("json", False, "Print one JSON object for each topology, and no table.")
+JSON = flags.DEFINE_bool("json", False, "Print one JSON object for each program, and no table.")
+STAGE = flags.DEFINE_enum("stage", "pretrain", list(STAGES), "Whose program is compiled.")
+DOCUMENTS = flags.DEFINE_integer(
+    "documents", None, "Of the corpus, for --stage=neighbors.", lower_bound=2
+)
 
 log = logging.getLogger(__name__)
 
@@ -76,44 +83,46 @@ def main() -> None:
         raise UserError('libtpu, the TPU compiler, is missing: pip install "sbp-jax[tpu]"')
     if not TOPOLOGY.value:
         raise UserError("--topology is empty; for example v5p:8x8x8")
+    if (STAGE.value == "neighbors") != (DOCUMENTS.value is not None):
+        raise UserError("--documents and --stage=neighbors go together: how many are searched")
     for topology in TOPOLOGY.value:
         describe_topology(topology, SLICES.value)  # a misspelt one, before any is compiled
-    reports = []
+    fits = True
     for topology in TOPOLOGY.value:
-        report = compile_step(experiment, topology, SLICES.value)
-        reports.append(report)
-        print(json.dumps(report) if JSON.value else table(report), flush=True)
-    sys.exit(0 if all(report["fits"] for report in reports) else 1)
+        for program in programs(experiment, topology, SLICES.value):
+            log.info("%s: compiling for %d devices, a minute or two", topology, program.mesh.size)
+            report: dict[str, Any] = {"topology": topology, "slices": SLICES.value}
+            report |= compile_program(program)
+            fits = fits and report["fits"]
+            print(json.dumps(report) if JSON.value else table(report, program), flush=True)
+    sys.exit(0 if fits else 1)
 
 
-def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> dict[str, Any]:
-    """What the compiler says of the train step on a TPU slice, or on several."""
-    devices = describe_topology(topology, slices)
-    mesh = parallel.make_mesh(experiment.mesh, devices)
-    check_split(experiment, mesh)
-    traced = trace_train_step(experiment, mesh)
-    e, kind = experiment, devices[0].device_kind
-    model_flops = flops.flops_per_token(e.model, e.data.sequence_length) * e.tokens_per_step
-    matmul_flops, kernel_flops = executed_flops(traced.jaxpr, mesh.size)
+def programs(experiment: Experiment, topology: str, slices: int) -> Iterator[StageProgram]:
+    devices, stage = describe_topology(topology, slices), STAGE.value
+    arguments = [DOCUMENTS.value] if stage == "neighbors" else []
+    return STAGES[stage](experiment, devices, *arguments)
+
+
+def compile_program(program: StageProgram) -> dict[str, Any]:
+    """What the compiler says of a stage's program on a TPU slice, or on several."""
+    mesh, model_flops = program.mesh, program.model_flops
+    device = mesh.devices.flat[0]
+    kind = device.device_kind
+    matmul_flops, kernel_flops = executed_flops(program.traced.jaxpr, mesh.size, program.turns)
     executed = matmul_flops + kernel_flops
     report: dict[str, Any] = {
-        "topology": topology,
-        "slices": slices,
         "devices": mesh.size,
         "mesh": dict(mesh.shape),
-        "params": transformer.num_params(e.model),
-        "sequences_per_device": e.train.batch_size / e.train.accumulate / mesh.size,
-        "remat": e.model.remat,
-        "loss_chunks": e.model.loss_chunks,
+        **program.facts,
         "flops_per_step": executed,
         "model_flops_per_step": model_flops,
         "flops_ratio": round(executed / model_flops, 3),
         "hbm_limit_gib": HBM_GIB[kind],
     }
-    log.info("%s: compiling for %d devices, a minute or two", topology, mesh.size)
     start = time.perf_counter()
     try:
-        compiled, program = compile_and_read(traced)
+        compiled, read = compile_and_read(program)
     except jax.errors.JaxRuntimeError as error:
         needed, limit = out_of_memory(error)
         report.update(fits=False, hbm_gib_per_device=needed, hbm_limit_gib=limit)
@@ -125,30 +134,30 @@ def compile_step(experiment: Experiment, topology: str, slices: int = 1) -> dict
             fits=True,
             hbm_gib_per_device=round(used / 2**30, 2),
             state_gib_per_device=round(m.argument_size_in_bytes / 2**30, 2),
-            collectives=program and program.collectives,
+            collectives=read and read.collectives,
         )
-        if program and program.cycles and kind in CLOCK_HZ:
+        if read and read.cycles and kind in CLOCK_HZ:
             # The compiler has no estimate for kernels: these are taken to run at the chip's peak.
-            peak = flops.peak_flops(devices[0])[0] * mesh.size
-            seconds = program.cycles / CLOCK_HZ[kind] + kernel_flops / peak
+            peak = flops.peak_flops(device)[0] * mesh.size
+            seconds = read.cycles / CLOCK_HZ[kind] + kernel_flops / peak
             report["estimated_step_s"] = round(seconds, 4)
             report["estimated_mfu"] = round(model_flops / peak / seconds, 3)
     report["compile_s"] = round(time.perf_counter() - start, 1)
     return report
 
 
-def compile_and_read(traced: jax.stages.Traced) -> tuple[Any, Program | None]:
+def compile_and_read(program: StageProgram) -> tuple[Any, Program | None]:
     """The program, and what its text says: as the compiler writes it into a folder, for JAX cannot
     print a program of this size for v5p and v6e.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        lowered = traced.lower(lowering_platforms=("tpu",))
+        lowered = program.traced.lower(lowering_platforms=("tpu",))
         # In a thread, for the compiler does not hear a Ctrl-C.
         compiled = ThreadPoolExecutor(1).submit(lowered.compile, options).result()
         (path,) = Path(folder).glob("*.after_codegen.txt")
         try:
-            return compiled, read_program(path.read_text())
+            return compiled, read_program(path.read_text(), program.turns)
         except UnreadableProgram as error:
             print(f"no collectives and no estimate: {error}", file=sys.stderr)
             return compiled, None
@@ -177,15 +186,16 @@ def describe_topology(topology: str, slices: int) -> list[Any]:
         raise UserError(f"--topology={topology}: {error}") from error
 
 
-def executed_flops(jaxpr: Any, devices: int) -> tuple[float, float]:
-    """FLOPs of one step, recomputation included: of all matmuls, and of the attention kernels.
+def executed_flops(jaxpr: Any, devices: int, turns: int | None) -> tuple[float, float]:
+    """FLOPs of one step, recomputation included: of all matmuls, and of those in kernels.
 
-    Counted in the traced program, since the compiler's own count takes a loop's body once. Splash
-    attention runs nine block products (two forward, three for the queries' gradient, four for the
-    keys' and values') on the blocks at or below the diagonal.
+    Counted in the traced program, since the compiler's own count takes a loop's body once. `turns`
+    are those of a loop whose number is an argument of the program. Splash attention runs nine block
+    products (two forward, three for the queries' gradient, four for the keys' and values') on the
+    blocks at or below the diagonal.
     """
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), True)
-    counts = list(_matmuls(jaxpr, 1, devices))
+    counts = list(_matmuls(jaxpr, 1, {"shard_map": devices, "while": turns or 1}))
     return sum(n for n, kernel in counts if not kernel), sum(n for n, kernel in counts if kernel)
 
 
@@ -198,15 +208,14 @@ def out_of_memory(error: Exception) -> tuple[float, float]:
     return round(needed, 2), round(limit, 2)
 
 
-def table(report: dict[str, Any]) -> str:
+def table(report: dict[str, Any], program: StageProgram) -> str:
     r = report
     where = r["topology"] + (f" x {r['slices']}" if r["slices"] > 1 else "")
-    verdict = "fits" if r["fits"] else "DOES NOT FIT (raise train.accumulate, lower model.remat)"
+    verdict = "fits" if r["fits"] else f"DOES NOT FIT ({program.remedy})"
     memory = f"{r['hbm_gib_per_device']:.1f} of {r['hbm_limit_gib']:.1f} GiB"
     text = (
         f"{where}: {verdict}: {memory} on each of {r['devices']} devices, "
-        f"{r['sequences_per_device']:g} sequences a device, remat {r['remat']}, "
-        f"{r['flops_ratio']:.2f} x the model's FLOPs"
+        f"{program.about}, {r['flops_ratio']:.2f} x the model's FLOPs"
     )
     if "estimated_step_s" in r:
         text += (
@@ -217,7 +226,7 @@ def table(report: dict[str, Any]) -> str:
     return f"{text}\n    compiled in {r['compile_s']:.0f} s"
 
 
-def _matmuls(jaxpr: Any, times: int, devices: int) -> Iterator[tuple[float, bool]]:
+def _matmuls(jaxpr: Any, times: int, turns: dict[str, int]) -> Iterator[tuple[float, bool]]:
     """FLOPs of each matmul under `jaxpr`, which runs `times` times; and whether in a kernel."""
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -225,13 +234,16 @@ def _matmuls(jaxpr: Any, times: int, devices: int) -> Iterator[tuple[float, bool
             (contracted, _), _ = params["dimension_numbers"]
             left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             yield 2.0 * times * math.prod(out) * math.prod(left[a] for a in contracted), False
-        elif name == "pallas_call":
+        elif name == "pallas_call" and str(params["name"]).startswith("splash"):
             yield times * _splash_flops(equation), True
+        elif name == "pallas_call":
+            calls = times * math.prod(params["grid_mapping"].grid)
+            yield sum(n for n, _ in _matmuls(params["jaxpr"], calls, turns)), True
         else:
-            inner = {"scan": params.get("length"), "shard_map": devices}.get(name, 1)
+            inner = {"scan": params.get("length"), **turns}.get(name, 1)
             for value in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr):
                 if _is_jaxpr(value):
-                    yield from _matmuls(getattr(value, "jaxpr", value), times * inner, devices)
+                    yield from _matmuls(getattr(value, "jaxpr", value), times * inner, turns)
 
 
 def _is_jaxpr(value: Any) -> bool:

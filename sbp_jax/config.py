@@ -1,20 +1,17 @@
-"""Every field of an experiment: its type, its default, its meaning, and what combinations are
-refused.
+"""Every field of an experiment: its type, its default, its meaning.
 
 The dataclasses are the truth. A config file edits the `ConfigDict` that `new_config()` makes of
 them, flags override it (`--config.train.tokens=...`), and `resolve()` turns the result back into
-frozen, validated dataclasses, which is what the rest of the code sees.
+frozen dataclasses, validated by config_rules.py, which is what the rest of the code sees.
 """
 
 import dataclasses
 import difflib
 import json
-import math
-import operator
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from sbp_jax.config_rules import validate
 from sbp_jax.errors import UserError
 
 if TYPE_CHECKING:  # the step and the model need the dataclasses only
@@ -56,6 +53,17 @@ class ModelConfig:
         True  # one compiled layer, looped; unrolled, a small model is a fifth faster on CPUs
     )
     loss_chunks: int = 1  # pieces of the sequence whose logits exist at one time
+    dropout: float = 0.0  # share of each branch's output that training sets to zero, in 1/256
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The fields that another model of the same weights differs in."""
+        free = {"dtype", "attention", "remat", "scan_layers", "loss_chunks", "dropout"}
+        if self.rope_scaling == 1:
+            free |= {"rope_scaling_low", "rope_scaling_high", "rope_original_context"}
+        if self.parametrization == "standard":
+            free.add("mup_base_width")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +169,137 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TuningConfig:
+    """How a pretrained checkpoint becomes a synthesizer p(d2 | d1); what is not here is `train`'s.
+
+    A row is BOS, synthesis.prompt with d1 for {text}, d2, EOS; the loss counts d2 and EOS.
+    """
+
+    tokens: int = 100 * 4096  # the budget: a whole number of steps
+    batch_size: int = 32
+    peak_lr: float = 1e-3
+    final_lr: float = 1e-4
+    warmup: str = "5%"
+    weight_decay: float = 0.1
+    dropout: float = 0.0
+    every_steps: int = 25  # the loss on unseen d2's, by which the checkpoint is chosen
+    truncate: bool = False  # a pair that is too long: cut d1 from the left, or leave the pair out
+    from_scratch: bool = False  # random weights instead of the checkpoint's
+
+
+@dataclasses.dataclass(frozen=True)
+class PairingConfig:
+    """How sbp_jax.pair finds pairs of related documents. The paper gives neither its threshold nor
+    its rule for near-duplicates: those here are our choice.
+    """
+
+    embedder: str = "lexical"  # hashed TF-IDF; self: the checkpoint's hidden states; or qwen3
+    engine: str = "jax"  # or vllm: what computes qwen3
+    model: str = ""  # folder of a Qwen3-Embedding model, for qwen3
+    dimensions: int = 1024  # of lexical vectors; a model's are as many as its width
+    max_tokens: int = 2048  # of a document that a model sees, and no more than its context
+    neighbors: int = 5  # nearest documents that each one is tried with
+    min_score: float = 0.3  # inner product of unit vectors
+    max_score: float = 0.95
+    pairs: int = 0  # only so many, the best; 0 is all
+    min_characters: int = 0  # of either document
+    max_characters: int = 0  # 0 is any number
+    same_source: bool = True  # whether both may come from one source
+    shingle: int = 5  # words in a row, by which overlap is measured
+    max_overlap: float = 0.7  # share of the shorter one's shingles that the other has
+    orders: str = "neighbors"  # d2 is d1's neighbour; both: and the other way; one: d1 comes first
+    max_per_document: int = 0  # pairs that a document is the d1 of, the best; 0 is any number
+    random_pairs: bool = False  # control: as many pairs with the same d1, each d2 drawn at random
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthesisConfig:
+    """What sbp_jax.synthesize asks an engine for."""
+
+    prompt: str = "{text}"  # what a text begins with: {text} is the document; or a file of that
+    chat: bool = False  # the prompt is a user's message, the text its answer
+    per_document: int = 1  # texts for each document
+    max_tokens: int = 256  # of a text
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is any token
+    schema: str = ""  # file with a JSON schema that the texts have to follow
+    # Which answers of a synthesizer stay, beside the filter of d1's copies, which is pairing's.
+    max_overlap: float = 0.7  # with any document of the corpus, measured like pairing's; 1 is any
+    max_similarity: float = 0.7  # of two texts (Jaccard, of the same shingles); 1 is any
+    decontaminate: bool = True  # none that shares 13 words in a row with a document of eval.input
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityConfig:
+    """What sbp_jax.quality measures. The paper defines none of its metrics: thresholds, calibrated
+    on real documents in docs/quality.md, are our choice.
+    """
+
+    samples: int = 1000  # documents measured, drawn with the seed
+    duplicates: int = 1_000_000  # documents among which near-duplicates are looked for, at most
+    repetition: float = 0.2  # share of a document's words in 5-grams that it has had before
+    similarity: float = 0.7  # of near-duplicates: Jaccard, of shingles of pairing.shingle words
+    max_overlap: float = 0.7  # above it, a text is a copy; measured like pairing's
+    calibration: int = 100  # questions with known answers, of each kind, for the judge
+    chat: bool = False  # the judge's prompt is a user's message
+    answer_tokens: int = 16  # of the judge
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """How texts are generated: on this machine's devices (jax, vllm)."""
+
+    batch_size: int = 64  # texts at one time
+    max_length: int = 0  # of a prompt and its text; 0 is the model's sequence length
+    tensor: int = 1  # devices that split the model
+    memory_fraction: float = 0.9  # of a device's memory, for vLLM
+    prefix_caching: bool = True  # vLLM computes a beginning that prompts share once
+
+
+@dataclasses.dataclass(frozen=True)
+class ApiConfig:
+    """How texts are generated: by a server (api). The key is in the environment, nowhere else."""
+
+    url: str = (
+        "http://localhost:8000/v1"  # what /chat/completions or, for Anthropic, /messages follows
+    )
+    protocol: str = "openai"  # or anthropic
+    model: str = ""  # its name there
+    key_variable: str = ""  # environment variable that holds the key
+    concurrency: int = 64  # requests in flight
+    requests_per_minute: float = 0.0  # 0 is no limit
+    tokens_per_minute: float = 0.0  # prompts and texts; 0 is no limit
+    timeout_s: float = 600.0  # of one attempt
+    retries: int = 8  # of one request, before it counts as failed
+    input_price: float = 0.0  # of a million tokens
+    output_price: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmsConfig:
+    """What sbp_jax.bootstrap compares, each with the same training tokens."""
+
+    # Also random_pairs, unconditional: controls; tuned_baseline, tuned_oracle, tuned_sbp: with the
+    # best of the grid below; longer_baseline: with all the FLOPs of sbp, pairing, tuning and
+    # synthesis included.
+    run: str = "baseline,sbp,oracle"
+    # More documents of the same kind, as data.input. Empty: those that the toy world has; where the
+    # corpus is another, none, and so no oracle.
+    oracle_input: str = ""
+    synthetic_share: float = 0.5  # of an arm's training tokens; each synthetic document once
+    dropouts: str = "0.0,0.1,0.2"  # of tuned arms, chosen by the validation loss
+    weight_decays: str = "0.1"
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One file describes a whole experiment; each stage reads its own section."""
 
     seed: int = 0
-    init_from: str = ""  # the run or checkpoint whose weights this one begins with: --init_from
+    seeds: int = 1  # runs of the whole bootstrap, with this many seeds from `seed` on
+    rounds: int = 1  # of synthesis: from the second on, by the model that the last one made
+    init_from: str = ""  # whose weights this run begins with: --init_from
     model: ModelConfig = ModelConfig()
     mesh: MeshConfig = MeshConfig()
     data: DataConfig = DataConfig()
@@ -174,6 +308,13 @@ class Experiment:
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    tuning: TuningConfig = TuningConfig()
+    pairing: PairingConfig = PairingConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    quality: QualityConfig = QualityConfig()
+    arms: ArmsConfig = ArmsConfig()
+    engine: EngineConfig = EngineConfig()
+    api: ApiConfig = ApiConfig()
 
     @property
     def tokens_per_step(self) -> int:
@@ -182,6 +323,23 @@ class Experiment:
     @property
     def num_steps(self) -> int:
         return self.train.tokens // self.tokens_per_step
+
+
+def for_training(e: Experiment) -> Experiment:
+    """With the other stages' sections as they are by default: they do not make it another run."""
+    default = Experiment()
+    return dataclasses.replace(
+        e,
+        seeds=default.seeds,
+        rounds=default.rounds,
+        pairing=default.pairing,
+        tuning=default.tuning,
+        synthesis=default.synthesis,
+        quality=default.quality,
+        arms=default.arms,
+        engine=default.engine,
+        api=default.api,
+    )
 
 
 def new_config() -> "ConfigDict":
@@ -247,172 +405,6 @@ def arm_and_words(argument: str, *known: str) -> list[str]:
                 f"config argument {word!r} is not known; this file takes: {', '.join(known)}"
             )
     return words
-
-
-def duration(text: str, experiment: Experiment) -> int:
-    """Steps meant by "5%", "2000 steps" or "1e9 tokens"."""
-    number = r"\d+(?:_\d+)*(?:\.\d*)?(?:[eE][+-]?\d+)?"
-    form = re.fullmatch(rf"\s*({number})\s*(%|steps?|tokens?)\s*", text)
-    value, unit = (float(form[1]), form[2]) if form else (math.inf, "")
-    if unit == "%" and value <= 100:
-        return round(experiment.num_steps * value / 100)
-    if unit.startswith("step") and value < math.inf:
-        return round(value)
-    if unit.startswith("token") and value < math.inf:
-        return round(value / experiment.tokens_per_step)
-    raise UserError(f"duration {text!r} is none of the forms '5%', '2000 steps', '1e9 tokens'")
-
-
-def validate(e: Experiment) -> None:
-    """Refuses, before any work, what could only fail later."""
-    m, d, o, t = e.model, e.data, e.optimizer, e.train
-    for needs, holds, fields in _BOUNDS:
-        for field in fields.split():
-            value = operator.attrgetter(field)(e)
-            if not (holds(value) and value < math.inf):
-                raise UserError(f"config.{field} is {value}; it has to be {needs}")
-    if not -(2**31) <= e.seed < 2**31:
-        raise UserError(
-            f"config.seed is {e.seed}; it has to lie within -2**31 and 2**31 - 1, for JAX ignores "
-            "the bits above"
-        )
-    for field, value, allowed in (
-        ("model.parametrization", m.parametrization, ("standard", "mup_simple")),
-        ("model.dtype", m.dtype, ("auto", "float32", "bfloat16")),
-        ("model.attention", m.attention, ("auto", "xla", "splash", "cudnn", "triton")),
-        ("model.remat", m.remat, ("none", "full", "qkv", "attention", "minimal")),
-        ("mesh.platform", e.mesh.platform, ("", "cpu", "gpu", "tpu")),
-        ("data.on_error", d.on_error, ("stop", "skip")),
-        ("data.tokenizer_kind", d.tokenizer_kind, ("bpe", "unigram")),
-        ("optimizer.name", o.name, ("adamw", "muon")),
-        ("optimizer.schedule", o.schedule, ("cosine", "wsd", "constant")),
-    ):
-        if value not in allowed:
-            raise UserError(
-                f"config.{field} is {value!r}; it is one of: {', '.join(map(repr, allowed))}"
-            )
-    if m.num_heads % m.num_kv_heads:
-        raise UserError(
-            f"config.model.num_heads={m.num_heads} is not a multiple of "
-            f"config.model.num_kv_heads={m.num_kv_heads}"
-        )
-    if m.rope_scaling_low >= m.rope_scaling_high:
-        raise UserError(
-            f"config.model.rope_scaling_low={m.rope_scaling_low} has to be below "
-            f"config.model.rope_scaling_high={m.rope_scaling_high}"
-        )
-    if m.head_dim % 2:
-        raise UserError(
-            f"config.model.head_dim={m.head_dim} is odd; RoPE turns pairs, so it has to be even"
-        )
-    if d.sequence_length % m.loss_chunks:
-        raise UserError(
-            f"config.model.loss_chunks={m.loss_chunks} does not divide "
-            f"config.data.sequence_length={d.sequence_length}"
-        )
-    if t.batch_size % t.accumulate:
-        raise UserError(
-            f"config.train.accumulate={t.accumulate} does not divide "
-            f"config.train.batch_size={t.batch_size}"
-        )
-    if t.tokens % e.tokens_per_step:
-        down = t.tokens // e.tokens_per_step * e.tokens_per_step
-        near = " or ".join(str(n) for n in (down, down + e.tokens_per_step) if n)
-        raise UserError(
-            f"config.train.tokens={t.tokens} is no whole number of steps of {e.tokens_per_step} "
-            f"tokens (config.train.batch_size={t.batch_size} x "
-            f"config.data.sequence_length={d.sequence_length}); use {near}"
-        )
-    if not 0 <= o.final_lr <= o.peak_lr:
-        raise UserError(
-            f"config.optimizer.final_lr={o.final_lr} has to lie between 0 and "
-            f"config.optimizer.peak_lr={o.peak_lr}"
-        )
-    warmup, decay = duration(o.warmup, e), duration(o.decay, e)
-    if warmup + (decay if o.schedule == "wsd" else 0) > e.num_steps:
-        raise UserError(
-            f"config.optimizer.warmup={o.warmup!r} and decay={o.decay!r} are {warmup} and {decay} "
-            f"steps: more than the {e.num_steps} of the run"
-        )
-    if not d.input and not d.mixture:
-        raise UserError(
-            "config.data.input is empty; name a corpus: toyworld, a file, a folder, ..."
-        )
-    for name, source in d.mixture.items():
-        if not re.fullmatch(r"[\w-]+", name) or name == "held_out":
-            raise UserError(
-                f"config.data.mixture: {name!r} cannot be the name of a source: it names a folder, "
-                "of letters, digits, '-' and '_', and held_out is the evaluation's"
-            )
-        if not source.input or not 0 < source.weight < math.inf:
-            raise UserError(
-                f"config.data.mixture.{name} needs an input and a finite weight above 0"
-            )
-        if not 0 <= source.max_passes < math.inf:
-            raise UserError(
-                f"config.data.mixture.{name}.max_passes is {source.max_passes}; it has to be at "
-                "least 0, which is any number of passes"
-            )
-    profiled = profile_range(t.profile_steps)
-    if profiled and profiled[1] > e.num_steps:
-        raise UserError(
-            f"config.train.profile_steps is {t.profile_steps!r}, but the run has {e.num_steps} "
-            "steps"
-        )
-
-
-# What a number has to be; an infinite one never will do.
-_BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    (
-        "at least 1",
-        lambda x: x >= 1,
-        "model.num_layers model.d_model model.num_heads model.num_kv_heads model.head_dim "
-        "model.d_ff model.vocab_size model.rope_original_context model.mup_base_width "
-        "model.loss_chunks data.sequence_length data.workers toyworld.documents train.tokens "
-        "train.batch_size train.accumulate train.log_every train.max_skipped "
-        "checkpoint.every_steps checkpoint.keep eval.max_sequences",
-    ),
-    (
-        "at least 0",
-        lambda x: x >= 0,
-        "toyworld.held_out_documents toyworld.fresh_documents toyworld.zipf "
-        "optimizer.weight_decay optimizer.clip_norm train.z_loss train.samples "
-        "checkpoint.keep_every_steps eval.every_steps",
-    ),
-    (
-        "above 0",
-        lambda x: x > 0,
-        "model.norm_eps model.rope_scaling model.rope_scaling_low model.rope_scaling_high "
-        "optimizer.peak_lr optimizer.muon_lr optimizer.eps",
-    ),
-    ("above 1", lambda x: x > 1, "model.rope_theta train.spike_factor"),
-    (
-        "at least 0 and below 1",
-        lambda x: 0 <= x < 1,
-        "data.held_out toyworld.noise optimizer.beta1 optimizer.beta2 optimizer.muon_beta",
-    ),
-    ("from 0 to 1", lambda x: 0 <= x <= 1, "toyworld.ambiguous"),
-    (
-        "at least 40, so that every relation has a choice",
-        lambda x: x >= 40,
-        "toyworld.concepts",
-    ),
-)
-
-
-def profile_range(text: str) -> tuple[int, int] | None:
-    """First and last step of "100-110"."""
-    if not text:
-        return None
-    try:
-        first, last = (int(part) for part in text.split("-"))
-    except ValueError as error:
-        raise UserError(f"config.train.profile_steps is {text!r}; write it as '100-110'") from error
-    if not 1 <= first <= last:
-        raise UserError(
-            f"config.train.profile_steps is {text!r}; steps count from 1, the first comes first"
-        )
-    return first, last
 
 
 def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:

@@ -6,22 +6,25 @@ The same command resumes an interrupted run and does nothing for a finished one.
 its tokenizer, so OUTPUT is all that `config.data.input` needs to name afterwards.
 """
 
+from sbp_jax import cli
+
+if __name__ == "__main__":
+    cli.end_at_interrupt()  # before the slow imports
+
 import contextlib
 import dataclasses
 import logging
-import os
 from collections.abc import Iterator
 
 from absl import flags
 from etils import epath
 
-from sbp_jax import cli, files
+from sbp_jax import files
 from sbp_jax.config import Experiment
-from sbp_jax.data.corpus import Corpus, input_folder, open_corpus, read_documents
+from sbp_jax.data.corpus import Corpus, input_folder, open_corpus, read_documents, refuse_inside
 from sbp_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from sbp_jax.data.tokens import TokenStore, refuse_other_inputs, sole_writer
 from sbp_jax.data.write_tokens import write_tokens
-from sbp_jax.errors import UserError
 
 INPUT = flags.DEFINE_string("input", None, "What to tokenize, as data.input, which is the default.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.")
@@ -55,7 +58,7 @@ def prepare_store(
     if folder := input_folder(spec):
         if files.manifest_kind(folder) == "tokens":
             return TokenStore(folder)
-        _refuse_inside(folder, output)
+        refuse_inside(spec, output)
     data, output = experiment.data, epath.Path(output)
     corpus = open_corpus(spec, experiment)
     own, named = output / "tokenizer", tokenizer or data.tokenizer
@@ -77,15 +80,6 @@ def prepare_store(
             on_error=data.on_error,
         )
     return TokenStore(output)
-
-
-def _refuse_inside(folder: epath.Path, output: epath.PathLike) -> None:
-    """An output inside the input would be read as part of it when the same command resumes."""
-    if files.is_remote(folder) or files.is_remote(output):
-        return
-    outer, inner = os.path.realpath(folder), os.path.realpath(output)
-    if os.path.commonpath([outer, inner]) == outer:
-        raise UserError(f"output {output} lies in the input folder {folder}; choose another place")
 
 
 def _train_tokenizer(corpus: Corpus, folder: epath.Path, experiment: Experiment) -> None:

@@ -21,11 +21,14 @@ class UnreadableProgram(Exception):
     """The compiler writes its programs in a way that this module does not know."""
 
 
-def read_program(text: str) -> Program:
+def read_program(text: str, turns_of_others: int | None = None) -> Program:
+    """`turns_of_others` are those of the loops whose number of turns is an argument of the program;
+    without it there may be none.
+    """
     computations = _computations(text)
     if "ENTRY" not in computations or not text.rstrip().endswith("}"):
         raise UnreadableProgram("the compiler's text is cut short; is the temporary disk full?")
-    turns = _turns(computations)
+    turns = _turns(computations, turns_of_others)
     collectives: dict[str, dict[str, int]] = {}
     seen: set[str] = set()
     cycles = 0
@@ -68,7 +71,7 @@ def _computations(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _turns(computations: dict[str, list[str]]) -> dict[str, int]:
+def _turns(computations: dict[str, list[str]], of_others: int | None) -> dict[str, int]:
     """How often each computation runs in a step."""
     turns = dict.fromkeys(computations, 0)
 
@@ -76,7 +79,7 @@ def _turns(computations: dict[str, list[str]]) -> dict[str, int]:
         turns[name] += times
         for line in computations[name]:
             loop = re.search(r"condition=%?([\w.\-]+)", line)
-            trips = _trips(computations[loop[1]]) if loop else 1
+            trips = _trips(computations[loop[1]], of_others) if loop else 1
             called = re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", line)
             for branches in re.findall(r"branch_computations=\{(.*?)\}", line):
                 called += re.findall(r"[\w.\-]+", branches)  # the optimizer, or nothing
@@ -87,8 +90,10 @@ def _turns(computations: dict[str, list[str]]) -> dict[str, int]:
     return turns
 
 
-def _trips(condition: list[str]) -> int:
+def _trips(condition: list[str], of_others: int | None) -> int:
     limits = [int(n) for line in condition for n in re.findall(r" constant\((\d+)\)", line)]
+    if not limits and of_others:
+        return of_others
     if len(limits) != 1:
         raise UnreadableProgram(f"the turns of a loop are no constant: {condition[-1].strip()}")
     return limits[0]

@@ -35,7 +35,8 @@ from sbp_jax.data.loader import Loader, held_out_batches
 from sbp_jax.data.tokenizer import Tokenizer, load_tokenizer
 from sbp_jax.data.tokens import TokenStore
 from sbp_jax.errors import UserError
-from sbp_jax.inference.sampler import generate
+from sbp_jax.inference.engine import Request, Sampling
+from sbp_jax.inference.sampler import Sampler
 from sbp_jax.model import transformer
 from sbp_jax.tokenize import prepare_store
 from sbp_jax.training import flops
@@ -43,7 +44,7 @@ from sbp_jax.training.checkpoint import (
     Checkpoints,
     check_architecture,
     restore_params,
-    run_folder,
+    tokenizer_path,
 )
 from sbp_jax.training.loop import Clock, fit, hours
 from sbp_jax.training.metrics import Metrics, read_lines
@@ -58,12 +59,14 @@ from sbp_jax.training.step import (
 )
 
 INIT_FROM = flags.DEFINE_string(
-    "init_from", None, "Workdir or checkpoint whose weights this run begins with."
+    "init_from",
+    None,
+    "Workdir, checkpoint or Hugging Face folder whose weights this run begins with.",
 )
 ALLOW_CHANGE = flags.DEFINE_bool(
     "allow_config_change",
     False,
-    "Resume even though the config differs from the one that the run began with.",
+    "Go on though the config differs from what the run, or the weights of --init_from, began with.",
 )
 PREPARATION_MS = 7 * 24 * 3600 * 1000  # tokenizing may take as long as it takes
 log = logging.getLogger(__name__)
@@ -107,7 +110,7 @@ def train(
     check_split(experiment, mesh)
     check_memory(experiment, mesh)
     if experiment.init_from:
-        check_architecture(experiment.init_from, state_shapes(experiment).params)
+        check_architecture(experiment.init_from, experiment.model, allow_change=allow_change)
 
     if jax.process_index():
         return _train(experiment, workdir, mesh, primary=False)
@@ -131,14 +134,7 @@ def _train(
     tokenizer, sources, held_out = prepare_data(experiment, workdir)
     if primary:
         barrier(key="data prepared", timeout_ms=PREPARATION_MS)
-    loader = Loader(
-        sources,
-        seed=experiment.seed,
-        sequence_length=experiment.data.sequence_length,
-        batch_size=experiment.train.batch_size,
-        num_steps=experiment.num_steps,
-        document_mask=experiment.data.document_mask,
-    )
+    loader = open_loader(experiment, sources)
     evaluate = held_out_loss(experiment, mesh, held_out)
 
     # The state: from the newest checkpoint, from other weights, or from the seed.
@@ -197,7 +193,7 @@ def _train(
         return {}
 
     # What came of it.
-    if jax.process_count() == 1:  # the sampler has no version for several
+    if jax.process_count() == 1 and experiment.train.samples:  # a sampler has one process
         print_samples(experiment, state, tokenizer)
     summary = summarize(experiment, workdir, clock)
     files.write_json(workdir / "summary.json", summary)
@@ -265,7 +261,7 @@ def prepare_data(
     parts = data.mixture or {"train": Source(data.input)}
     tokenizer, sources = data.tokenizer, {}
     if experiment.init_from and not tokenizer:  # the weights know no other ids
-        tokenizer = str(run_folder(experiment.init_from) / "tokenizer")
+        tokenizer = tokenizer_path(experiment.init_from)
     for name, part in parts.items():
         store = prepare_store(part.input, workdir / "data" / name, experiment, tokenizer)
         tokenizer = tokenizer or str(store.path / "tokenizer")
@@ -295,6 +291,19 @@ def prepare_data(
     if jax.process_index() == 0:
         loaded.save(workdir / "tokenizer")
     return loaded, sources, held_out
+
+
+def open_loader(
+    experiment: Experiment, sources: dict[str, tuple[TokenStore, float, float]]
+) -> Loader:
+    return Loader(
+        sources,
+        seed=experiment.seed,
+        sequence_length=experiment.data.sequence_length,
+        batch_size=experiment.train.batch_size,
+        num_steps=experiment.num_steps,
+        document_mask=experiment.data.document_mask,
+    )
 
 
 def held_out_loss(
@@ -354,20 +363,21 @@ def summarize(experiment: Experiment, workdir: epath.Path, clock: Clock) -> dict
 
 def print_samples(experiment: Experiment, state: TrainState, tokenizer: Tokenizer) -> None:
     """A few texts at temperature 0.8, each from an empty beginning."""
-    if not experiment.train.samples:
-        return
     begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    texts = generate(
+    sampling = Sampling(max_tokens=256, temperature=0.8)
+    sampler = Sampler(
         experiment.model,
         state.params,
-        [[begin]] * experiment.train.samples,
-        temperature=0.8,
-        max_new_tokens=min(experiment.data.sequence_length, 256),
-        stop_id=tokenizer.eos_id,
-        seed=experiment.seed,
+        tokenizer,
+        max_length=experiment.data.sequence_length + 1,  # the first token is not of the text
+        batch_size=experiment.train.samples,
     )
-    for number, ids in enumerate(texts, 1):
-        print(f"--- sample {number}\n{tokenizer.decode(ids)}", flush=True)
+    requests = [
+        Request(str(number), (begin,), sampling, seed=experiment.seed + number)
+        for number in range(1, experiment.train.samples + 1)
+    ]
+    for completion in sorted(sampler.generate(requests), key=lambda c: int(c.id)):
+        print(f"--- sample {completion.id}\n{completion.text}", flush=True)
 
 
 if __name__ == "__main__":

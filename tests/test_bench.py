@@ -54,3 +54,31 @@ def test_anatomy_splits_the_step_its_memory_and_a_save():
 def test_startup_finds_compiled_programs_in_the_second_start():
     *_, ratio = bench("startup", "--repeats=1")
     assert ratio.startswith("cold / warm: ") and float(ratio.split()[3]) > 0
+
+
+def test_bulk_has_its_rate_and_its_memory():
+    rate, memory = bench("bulk", "--requests=20000")
+    assert rate.startswith("null engine: 20,000 requests, ") and "for each second of a core" in rate
+    assert memory.startswith("memory: peak ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["jax", "transformers"])
+def test_sample_has_a_rate_for_each_kind_of_work(side):
+    head, *rows = bench("sample", "--sizes=tiny", f"--side={side}", "--requests=2")
+    assert head.split() == [side, "tokens/s"]
+    kinds = [row.split()[:3] for row in rows]
+    assert kinds == [["tiny", t, d] for t in ("even", "mixed") for d in ("greedy", "drawn")]
+    assert all(float(row.split()[3].replace(",", "")) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_evaluate_has_both_rates_and_their_agreement_for_each_kind_of_request():
+    pytest.importorskip("accelerate")
+    head, *rows = bench("evaluate", "--quick")
+    assert head.split()[:3] == ["requests/s", "jax", "hf"]
+    kinds = ["choice", "support", "examples", "word", "rolling", "texts"]
+    assert [row.split()[:2] for row in rows] == [["tiny", kind] for kind in kinds]
+    assert all(float(row.split()[4]) > 0 for row in rows)
+    assert all(float(row.split()[-1]) < 1e-3 for row in rows[:-1])
+    assert rows[-1].endswith("2 of 2")

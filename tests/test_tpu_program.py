@@ -70,6 +70,14 @@ def test_a_loop_of_unknown_length_is_an_error():
         read_program(PROGRAM.replace("constant(CONSTANT)", "parameter(0)"))
 
 
+def test_a_loop_whose_length_is_an_argument_turns_as_often_as_it_is_told():
+    text = PROGRAM.replace("constant(CONSTANT)", "parameter(0)")
+    assert read_program(text, turns_of_others=16).cycles == 16 * 110 + 1000 + 1
+    # A constant one is not asked.
+    constant = PROGRAM.replace("CONSTANT", "3")
+    assert read_program(constant, turns_of_others=16) == read_program(constant)
+
+
 def test_a_text_that_is_cut_short_is_an_error():
     for end in (PROGRAM.index("ENTRY"), PROGRAM.index("%nothing (x")):
         with pytest.raises(UnreadableProgram, match="cut short"):

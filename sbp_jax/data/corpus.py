@@ -7,6 +7,7 @@ parallel work: it is pickled to the process that reads it.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -93,6 +94,27 @@ def input_folder(spec: str) -> epath.Path | None:
     """The folder that `spec` names, unless it names something else."""
     kind, path = spec.partition(":")[0], epath.Path(spec)
     return path if kind not in ("toyworld", "docstrings", "hf", "seqio") and path.is_dir() else None
+
+
+def refuse_inside(spec: str, output: epath.PathLike) -> None:
+    """An output inside the input would be read as part of it when the same command resumes."""
+    folder = input_folder(spec)
+    if folder and _lies_in(output, folder):
+        raise UserError(f"output {output} lies in the input folder {folder}; choose another place")
+
+
+def refuse_over(spec: str, corpus: Corpus, output: epath.PathLike) -> None:
+    """An output around files of its input might be written over them."""
+    from sbp_jax.data.text_files import FileShard
+
+    if any(_lies_in(s.path, output) for s in corpus.shards if isinstance(s, FileShard)):
+        raise UserError(f"output {output} holds files of the input {spec}; choose another place")
+
+
+def _lies_in(path: epath.PathLike, folder: epath.PathLike) -> bool:
+    if files.is_remote(path) or files.is_remote(folder):
+        return False
+    return f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder)}/")
 
 
 def _refuse_unfinished(folder: epath.Path) -> None:
@@ -193,10 +215,14 @@ def _open_written(folder: epath.Path, manifest: dict[str, Any]) -> Corpus:
     for shard in manifest["shards"]:
         path = folder / shard["name"]
         if shard["name"] not in there:
-            raise UserError(f"{path}: missing, though the manifest lists it: make the corpus again")
+            raise UserError(
+                f"{path}: missing, though the manifest lists it: delete the folder and "
+                "make the corpus again"
+            )
         if (size := file_size(path)) != shard["bytes"]:
             raise UserError(
-                f"{path}: {size} bytes, the manifest says {shard['bytes']}: make the corpus again"
+                f"{path}: {size} bytes, the manifest says {shard['bytes']}: delete the folder and "
+                "make the corpus again"
             )
         there.remove(shard["name"])
     if there:

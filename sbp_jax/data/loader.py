@@ -146,6 +146,23 @@ class Loader:
             for s in self._sources
         ]
 
+    def consumed(self, examples: range) -> dict[str, dict[str, int]]:
+        """What these examples are made of, read as training reads them: of each source the
+        examples, the tokens that count in the loss, the windows that differ.
+        """
+        found = {s.name: {"examples": 0, "tokens": 0} for s in self._sources}
+        windows: dict[str, set[int]] = {s.name: set() for s in self._sources}
+        for first in range(0, len(examples), 1024):
+            indices = examples[first : first + 1024]
+            counts = self._read(np.array(indices))["weights"].sum(axis=1)
+            for index, count in zip(indices, counts, strict=True):
+                source, window = self._place(index)
+                name = self._sources[source].name
+                windows[name].add(window)
+                found[name]["examples"] += 1
+                found[name]["tokens"] += int(count)
+        return {name: {**of, "windows": len(windows[name])} for name, of in found.items()}
+
     def example(self, index: int) -> Batch:
         """The `index`-th example of the run; its arrays are [T]."""
         return {name: rows[0] for name, rows in self._read(np.array([index])).items()}

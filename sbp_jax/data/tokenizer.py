@@ -10,7 +10,7 @@ import heapq
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import sentencepiece
@@ -20,6 +20,7 @@ from sbp_jax import files
 from sbp_jax.errors import UserError
 
 SPACE_MARK = "▁"
+NO_CHAT = "this tokenizer has no chat template: give the prompt as text"
 PIECE_CHARACTERS = 2_000  # texts are cut to this for training, for SentencePiece skips long lines
 SAMPLE_PIECES = 50_000  # 100 MB at most, plenty for 49,152 pieces and minutes of training
 
@@ -30,10 +31,15 @@ class Tokenizer(Protocol):
     vocab_size: int
     bos_id: int | None
     eos_id: int
+    stop_ids: tuple[int, ...]  # all that end a generated text: eos, for a chat model others too
     fingerprint: str  # sha256: equal when and only when the same text gives the same ids
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, without bos and eos."""
+        ...
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The ids of a conversation up to where the answer begins, special ones included."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -61,6 +67,7 @@ class SentencePieceTokenizer:
             self._processor.bos_id() if self._processor.bos_id() >= 0 else None
         )
         self.eos_id: int = self._processor.eos_id()
+        self.stop_ids: tuple[int, ...] = (self.eos_id,)
         self.fingerprint = files.sha256(model)
         mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
         a, b = self._processor.encode(["a", "b"], num_threads=1)
@@ -81,6 +88,9 @@ class SentencePieceTokenizer:
         first, *rest = self._processor.encode(text.split(SPACE_MARK), num_threads=1)
         return first + [i for row in rest for i in mark + row]
 
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        raise UserError(NO_CHAT)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(_in_range(ids, self.vocab_size))
 
@@ -97,6 +107,7 @@ class HuggingFaceTokenizer:
         bos: str | int | None,
         eos: str | int | None,
         companions: dict[str, bytes],
+        stop_ids: tuple[int, ...] = (),  # beside eos
     ):
         try:
             import tokenizers
@@ -109,7 +120,7 @@ class HuggingFaceTokenizer:
         self._tokenizer.encode_special_tokens = True  # "<s>" in a text is text
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._arguments = (tokenizer_json, bos, eos, companions)
+        self._arguments = (tokenizer_json, bos, eos, companions, stop_ids)
         self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1  # ids may have gaps
         self.bos_id: int | None = None if bos is None else self._id(bos)
         if eos is None:
@@ -117,6 +128,7 @@ class HuggingFaceTokenizer:
                 "no eos_token in tokenizer_config.json, special_tokens_map.json or config.json"
             )
         self.eos_id: int = self._id(eos)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *stop_ids)))
         self.fingerprint = files.sha256(f"{self.bos_id} {self.eos_id} {tokenizer_json}".encode())
 
     def _id(self, token: str | int) -> int:
@@ -133,11 +145,35 @@ class HuggingFaceTokenizer:
     def encode(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        try:
+            import tokenizers
+            from transformers import PreTrainedTokenizerFast
+        except ImportError as error:
+            raise UserError('chat templates need: pip install "sbp_jax[hf]"') from error
+        companions = self._arguments[3]
+        config = json.loads(companions.get("tokenizer_config.json", b"{}"))
+        template = companions.get("chat_template.jinja", b"").decode() or config.get(
+            "chat_template"
+        )
+        if not template:
+            raise UserError(NO_CHAT)
+        names = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        special = {k: self._tokenizer.id_to_token(i) for k, i in names.items() if i is not None}
+        renderer = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizers.Tokenizer.from_str(self._arguments[0]), **special
+        )
+        conversation: list[Any] = list(messages)
+        ids: Any = renderer.apply_chat_template(
+            conversation, chat_template=template, add_generation_prompt=True, return_dict=False
+        )
+        return ids
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(_in_range(ids, self.vocab_size), skip_special_tokens=True)
 
     def save(self, folder: epath.PathLike) -> None:
-        tokenizer_json, _, _, companions = self._arguments
+        tokenizer_json, _, _, companions, _ = self._arguments
         config = json.loads(companions.get("tokenizer_config.json", b"{}"))
         config["bos_token"] = (
             None if self.bos_id is None else self._tokenizer.id_to_token(self.bos_id)
@@ -149,6 +185,8 @@ class HuggingFaceTokenizer:
             if name != "tokenizer_config.json":
                 files.write_bytes(epath.Path(folder) / name, data)
         files.write_json(epath.Path(folder) / "tokenizer_config.json", config)
+        generation = {"bos_token_id": self.bos_id, "eos_token_id": list(self.stop_ids)}
+        files.write_json(epath.Path(folder) / "generation_config.json", generation)
         files.write_bytes(epath.Path(folder) / "tokenizer.json", tokenizer_json.encode())
 
 
@@ -252,7 +290,9 @@ def _load_hugging_face(folder: epath.Path) -> Tokenizer:
     companions = {n: (folder / n).read_bytes() for n in names if (folder / n).exists()}
     if (folder / "tokenizer.json").exists():
         bos, eos = _special_token(folder, "bos_token"), _special_token(folder, "eos_token")
-        return HuggingFaceTokenizer((folder / "tokenizer.json").read_text(), bos, eos, companions)
+        return HuggingFaceTokenizer(
+            (folder / "tokenizer.json").read_text(), bos, eos, companions, _stop_ids(folder)
+        )
     if not companions:
         raise UserError("no tokenizer in this folder: neither tokenizer.json nor tokenizer.model")
     try:
@@ -265,10 +305,13 @@ def _load_hugging_face(folder: epath.Path) -> Tokenizer:
         old = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         tokenizer_json = old.backend_tokenizer.to_str()
     except (OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"transformers cannot make a tokenizer.json of this folder: {error}"
+            f"transformers cannot make a tokenizer.json of this folder: {reason}"
         ) from error
-    return HuggingFaceTokenizer(tokenizer_json, old.bos_token, old.eos_token, companions)
+    return HuggingFaceTokenizer(
+        tokenizer_json, old.bos_token, old.eos_token, companions, _stop_ids(folder)
+    )
 
 
 def _special_token(folder: epath.Path, name: str) -> str | int | None:
@@ -278,14 +321,7 @@ def _special_token(folder: epath.Path, name: str) -> str | int | None:
         "config.json": f"{name}_id",
     }
     for file, key in places.items():
-        try:
-            token = (
-                json.loads((folder / file).read_text()).get(key)
-                if (folder / file).exists()
-                else None
-            )
-        except ValueError as error:
-            raise UserError(f"{file} is not valid JSON: {error}") from error
+        token = _read_json(folder / file).get(key)
         if isinstance(token, dict):  # an AddedToken
             token = token["content"]
         if isinstance(token, list):  # config.json may name several; any of them ends a text
@@ -293,6 +329,22 @@ def _special_token(folder: epath.Path, name: str) -> str | int | None:
         if token is not None:
             return token
     return None
+
+
+def _stop_ids(folder: epath.Path) -> tuple[int, ...]:
+    """Where transformers ends a text: at an id or several, of config.json in old folders alone."""
+    for file in ("generation_config.json", "config.json"):
+        ids = _read_json(folder / file).get("eos_token_id")
+        if ids is not None:
+            return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path.name} is not valid JSON: {error}") from error
 
 
 def _in_range(ids: Sequence[int], vocab_size: int) -> list[int]:

@@ -256,6 +256,20 @@ class World:
         ]
         return float(np.mean(right)) if right else float("nan")
 
+    def all_true(self, text: str) -> float:
+        """P(every stated fact is true); nan where none is recognised."""
+        parse = self.parse(text)
+        if not parse.facts:
+            return float("nan")
+        p = 1.0
+        for subject in {f.subject: None for f in parse.facts}:
+            right = np.ones(len(self.concepts))
+            for f in parse.facts:
+                if f.subject == subject:
+                    right *= self._truth[f.attribute] == self._indices[f.attribute][f.value]
+            p *= float(self._belief(subject, parse) @ right)
+        return p
+
     def questions(self, n: int, seed: int = 0) -> list[Question]:
         """Different multiple-choice questions, rare concepts as often as frequent ones."""
         pairs = [(i, a) for i, c in enumerate(self.concepts) for a in c.attributes]

@@ -9,22 +9,15 @@ kills and restarts, the bytes are the same.
 
 import dataclasses
 import functools
-import itertools
 import json
 import logging
-import multiprocessing
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from sbp_jax import files
+from sbp_jax import files, processes
 from sbp_jax.data.corpus import Corpus, Document, Shard
 from sbp_jax.data.tokenizer import Tokenizer, load_tokenizer
 from sbp_jax.data.tokens import (
@@ -38,7 +31,6 @@ from sbp_jax.data.tokens import (
 )
 from sbp_jax.errors import UserError
 
-Task = TypeVar("Task")
 BATCH_CHARACTERS = 1 << 20  # text given to the tokenizer at once
 log = logging.getLogger(__name__)
 
@@ -83,7 +75,7 @@ def write_tokens(
     )
     tasks = [_Piece(shared, i, shard) for i, shard in enumerate(corpus.shards)]
     missing = [task for task in tasks if not task.done.exists()]
-    _run(_tokenize, missing, len(missing), workers, "corpus shards")
+    processes.run(_tokenize, missing, len(missing), workers, "tokenize: corpus shards")
 
     done = [json.loads(task.done.read_text()) for task in tasks]
     runs = [
@@ -104,7 +96,7 @@ def write_tokens(
     records = [_record(pieces, i) for i in range(tape.num_shards)]
     unwritten = [i for i, record in enumerate(records) if not record.exists()]
     ranges = (order.range(shared, str(output), tokens, i) for i in unwritten)
-    _run(_write_range, ranges, len(unwritten), workers, "files of the tape")
+    processes.run(_write_range, ranges, len(unwritten), workers, "tokenize: files of the tape")
 
     shards = [json.loads(record.read_text()) for record in records]
     offsets = Array(output, "offsets", "int64", documents + 1, shard_tokens, create=True)
@@ -312,51 +304,3 @@ def _record(pieces: epath.Path, index: int) -> epath.Path:
 
 def _cumulative(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-
-
-def _run(
-    function: Callable[[Task], object], tasks: Iterable[Task], total: int, workers: int, what: str
-) -> None:
-    """Runs all tasks, in spawned processes where that can help, and reports their progress."""
-    start = last = time.monotonic()
-    parallel = total > 1 and workers > 1
-    results = (
-        _in_processes(function, tasks, workers) if parallel else (function(task) for task in tasks)
-    )
-    for done, _ in enumerate(results, 1):
-        now = time.monotonic()
-        if now - last > 5:
-            last = now
-            left = (now - start) / done * (total - done)
-            log.info("tokenize: %s %d of %d, about %.0f s left", what, done, total, left)
-
-
-def _in_processes(
-    function: Callable[[Task], object], tasks: Iterable[Task], workers: int
-) -> Iterator[object]:
-    tasks = iter(tasks)
-    spawn = multiprocessing.get_context("spawn")
-    pool = futures.ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker)
-    try:
-        # Tasks are made as they are needed: those of the tape are large.
-        waiting = {pool.submit(function, task) for task in itertools.islice(tasks, 2 * workers)}
-        while waiting:
-            finished, waiting = futures.wait(waiting, return_when=futures.FIRST_COMPLETED)
-            more = itertools.islice(tasks, len(finished))
-            waiting |= {pool.submit(function, task) for task in more}
-            for future in finished:
-                yield future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an error need not wait for other shards
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:  # after a kill -9, the pool alone would wait for tasks for ever
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()

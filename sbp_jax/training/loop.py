@@ -16,7 +16,8 @@ from typing import Any
 
 import jax
 
-from sbp_jax.config import Experiment, profile_range
+from sbp_jax.config import Experiment
+from sbp_jax.config_rules import profile_range
 from sbp_jax.errors import UserError
 from sbp_jax.training.checkpoint import Checkpoints
 from sbp_jax.training.flops import flops_per_token

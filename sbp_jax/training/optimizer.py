@@ -13,7 +13,8 @@ import optax
 import optax.contrib
 from optax.contrib import MuonDimensionNumbers as Matrix
 
-from sbp_jax.config import Experiment, ModelConfig, duration
+from sbp_jax.config import Experiment, ModelConfig
+from sbp_jax.config_rules import duration
 from sbp_jax.model import transformer
 
 

@@ -4,6 +4,7 @@ The loss is a mean over the weighted tokens of the *global* batch, so it is the 
 mesh and however the batch is accumulated.
 """
 
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -71,12 +72,17 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def loss_sums(
-    experiment: Experiment, params: transformer.Params, batch: Batch, z_loss: float = 0.0
+    experiment: Experiment,
+    params: transformer.Params,
+    batch: Batch,
+    z_loss: float = 0.0,
+    dropout: jax.Array | None = None,
 ):
     """Sums over the batch's weighted tokens: cross-entropy, and z-loss times its coefficient."""
     model = experiment.model
     bound = transformer.bind(model, params)
-    hidden, _ = bound(batch["inputs"], batch["segments"] if experiment.data.document_mask else None)
+    segments = batch["segments"] if experiment.data.document_mask else None
+    hidden, _ = bound(batch["inputs"], segments, dropout=dropout)
     return cross_entropy(
         hidden,
         bound.output_matrix(),
@@ -93,20 +99,21 @@ def train_step(experiment: Experiment, state: TrainState, batch: Batch, stop: ja
     t = experiment.train
     tokens = jnp.maximum(batch["weights"].sum(), 1.0)
 
-    def objective(params, part):
-        ce, z = loss_sums(experiment, params, part, t.z_loss)
+    def objective(params, part, keys):
+        ce, z = loss_sums(experiment, params, part, t.z_loss, keys)
         return (ce + z) / tokens, ce / tokens
 
+    keys = _dropout_keys(experiment, state.step) if experiment.model.dropout else None
     gradient = jax.value_and_grad(objective, has_aux=True)
     if t.accumulate == 1:
-        (_, loss), grads = gradient(state.params, batch)
+        (_, loss), grads = gradient(state.params, batch, keys)
     else:
         # Row r goes to part r % accumulate: a batch split over devices stays evenly split in each
         # part.
-        parts = jax.tree.map(lambda x: _strided(x, t.accumulate), batch)
+        parts = jax.tree.map(lambda x: _strided(x, t.accumulate), (batch, keys))
 
         def add(total, part):
-            (_, loss), grads = gradient(state.params, part)
+            (_, loss), grads = gradient(state.params, *part)
             return jax.tree.map(jnp.add, total, (loss, grads)), None
 
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
@@ -145,9 +152,16 @@ def apply_gradient(
     return jax.lax.cond(finite, update, lambda: (state.params, state.optimizer))
 
 
+def _dropout_keys(experiment: Experiment, step: jax.Array) -> jax.Array:
+    """One for each row of the batch."""
+    key = jax.random.fold_in(jax.random.key(experiment.seed), zlib.crc32(b"dropout"))
+    key = jax.random.fold_in(key, step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(experiment.train.batch_size))
+
+
 def _strided(x: jax.Array, parts: int) -> jax.Array:
     x = jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
-    return parallel.constrain(x, None, "batch", "time")
+    return parallel.constrain(x, None, "batch", *["time"] * (x.ndim - 2))
 
 
 def eval_step(experiment: Experiment, params: transformer.Params, batch: Batch) -> jax.Array:

@@ -37,6 +37,7 @@ class Numbers:
     """A text is its ids: "5 6 7". There is no bos."""
 
     vocab_size, bos_id, eos_id, fingerprint = 100_000, None, EOS, "numbers"
+    stop_ids = (EOS,)
 
     def encode(self, texts):
         return [[int(word) for word in text.split()] for text in texts]

@@ -82,7 +82,7 @@ class TestSentencePiece:
 
     def test_special_ids_are_pinned_and_no_text_yields_them(self, trained):
         tokenizer, _ = trained
-        assert (tokenizer.eos_id, tokenizer.bos_id) == (1, 3)
+        assert (tokenizer.eos_id, tokenizer.bos_id, tokenizer.stop_ids) == (1, 3, (1,))
         assert not {0, 1, 2, 3} & {i for row in tokenizer.encode(AWKWARD) for i in row}
         assert tokenizer.decode([3, *tokenizer.encode(["hi"])[0], 1]) == "hi"
 
@@ -228,6 +228,30 @@ class TestHuggingFace:
         assert (tokenizer.bos_id, tokenizer.eos_id) == (None, 2)
         tokenizer.save(tmp_path / "saved")
         assert load_tokenizer(str(tmp_path / "saved")).fingerprint == tokenizer.fingerprint
+
+    @pytest.mark.parametrize(
+        ("generation", "config", "stop_ids"),
+        [
+            ([2, 1], None, (1, 2)),
+            (None, [2, 1, 399], (1, 2, 399)),
+            (2, 399, (1, 2)),
+            (None, None, (1,)),
+        ],
+    )
+    def test_every_end_of_text_stays_with_the_tokenizer(
+        self, hugging_face_folder, tmp_path, generation, config, stop_ids
+    ):
+        for file in hugging_face_folder.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        for name, ids in (("generation_config", generation), ("config", config)):
+            (tmp_path / f"{name}.json").write_text(json.dumps({"eos_token_id": ids}))
+        tokenizer = load_tokenizer(str(tmp_path))
+        assert tokenizer.eos_id == 1  # the tokenizer's own, which separates documents
+        assert tokenizer.fingerprint == load_tokenizer(str(hugging_face_folder)).fingerprint
+        tokenizer.save(tmp_path / "saved")
+        saved = load_tokenizer(str(tmp_path / "saved"))
+        for each in (tokenizer, saved, pickle.loads(pickle.dumps(saved))):
+            assert each.stop_ids == stop_ids
 
     def test_the_old_format_is_converted(self, tmp_path):
         pytest.importorskip("transformers")

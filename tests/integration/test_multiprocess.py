@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from sbp_jax.convert import to_hf
+
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
 STEPS = 40
@@ -125,6 +127,20 @@ def test_two_processes_go_on_from_what_one_began(one, two, of_one, tmp_path, rea
     resumed = two.train(workdir, flag)
     assert f"resuming after step {step[1]} of 40" in resumed.out
     assert_same_losses(result, workdir, of_one)
+
+
+def test_two_processes_begin_with_a_hugging_face_folder(one, two, of_one, tmp_path, result):
+    to_hf(str(of_one), str(tmp_path / "hf"))
+    data = of_one / "data" / "train"
+    flags = (
+        f"--init_from={tmp_path / 'hf'}",
+        f"--config.data.input={data}",
+        f"--config.data.tokenizer={data / 'tokenizer'}",  # that of its ids: SentencePiece's
+    )
+    one.train(tmp_path / "one", *flags)
+    two.train(tmp_path / "two", *flags)
+    assert_same_losses(result, tmp_path / "two", tmp_path / "one")
+    assert result(tmp_path / "one")[0][0]["loss"] < result(of_one)[0][0]["loss"] - 1
 
 
 def test_damage_that_one_process_alone_meets_sends_both_to_the_checkpoint_before(

@@ -386,11 +386,11 @@ def test_a_tokenizer_of_another_size_is_refused(store, trainer, tmp_path, vocab)
     assert "320 ids" in error and f"config.model.vocab_size={vocab}" in error
 
 
-def test_a_checkpoint_of_another_architecture_is_refused_by_array(base, store, trainer, tmp_path):
+def test_a_checkpoint_of_another_architecture_is_refused_by_field(base, store, trainer, tmp_path):
     flags = (f"--config.data.input={store}", f"--init_from={base[0]}", "--config.model.d_ff=96")
     error = trainer.run(tmp_path / "run", *flags).error
-    assert "another architecture" in error and re.search(r"w_(down|gate|up)", error), error
-    assert "64" in error and "96" in error
+    assert "another architecture" in error, error
+    assert re.search(r"--config\.model\.d_ff=\d+ \(not 96\)", error), error
 
 
 def test_a_flipped_byte_in_a_token_store_is_found_and_the_store_named(store, trainer, tmp_path):

@@ -4,8 +4,10 @@ before is used.
 
 import dataclasses
 import functools
+import gc
 import logging
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -15,7 +17,8 @@ from sbp_jax import parallel
 from sbp_jax.config import CheckpointConfig, Experiment, MeshConfig, ModelConfig
 from sbp_jax.errors import UserError
 from sbp_jax.model import transformer
-from sbp_jax.training.checkpoint import Checkpoints, checksums, restore_params, run_folder
+from sbp_jax.training.checkpoint import Checkpoints, restore_params, run_folder, save_params
+from sbp_jax.training.checksum import checksums
 from sbp_jax.training.step import init_state, state_shapes, state_shardings
 
 MODEL = ModelConfig(
@@ -243,3 +246,30 @@ def test_a_workdir_that_was_stopped_before_its_first_checkpoint_is_refused_by_na
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no checkpoint there"):
         restore_params(tmp_path, transformer.param_shapes(MODEL), layout().params)
+
+
+def test_parameters_of_others_are_written_one_at_a_time(tmp_path):
+    first = jax.device_get(jax.jit(functools.partial(init_state, EXPERIMENT))()).params
+    alive = weakref.WeakSet()
+
+    class Unread:
+        def __init__(self, value):
+            self.value, self.shape = value, value.shape
+
+        def __array__(self, dtype=None, copy=None):
+            gc.collect()
+            assert not alive
+            read = self.value.copy().view(Tracked)
+            alive.add(read)
+            return read
+
+    save_params(tmp_path, jax.tree.map(Unread, first))
+    params, step = restore_params(tmp_path, transformer.param_shapes(MODEL), layout().params)
+    assert step == 0
+    assert_identical(params, first)
+
+
+class Tracked(np.ndarray):
+    """An array that can be in a set."""
+
+    __hash__ = object.__hash__

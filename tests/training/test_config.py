@@ -12,13 +12,12 @@ from sbp_jax.config import (
     Source,
     arm_and_words,
     differences,
-    duration,
     from_json,
     new_config,
-    profile_range,
     resolve,
     to_json,
 )
+from sbp_jax.config_rules import duration, profile_range
 from sbp_jax.errors import UserError
 
 
@@ -144,6 +143,11 @@ def test_a_seed_that_jax_would_shorten_is_refused(seed):
     for fine in (-(2**31), -1, 0, 2**31 - 1):
         config.seed = fine
         assert resolve(config).seed == fine
+    config.seed, config.seeds = 2**31 - 3, 3
+    assert resolve(config).seeds == 3
+    config.seeds = 4
+    with pytest.raises(UserError, match="config.seeds=4 that begin with it"):
+        resolve(config)
     config.seed = seed
     with pytest.raises(UserError, match=f"config.seed is {seed}; .* -2\\*\\*31 and 2\\*\\*31 - 1"):
         resolve(config)

@@ -17,10 +17,10 @@ from sbp_jax.config import (
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
-    duration,
-    validate,
 )
+from sbp_jax.config_rules import duration, validate
 from sbp_jax.model import transformer
+from sbp_jax.model.attention import Seen
 from sbp_jax.training.optimizer import learning_rate, make_optimizer
 from sbp_jax.training.step import init_state, train_step
 
@@ -244,7 +244,7 @@ def changes_in_four_steps(parametrization, width):
         seen = [bound.embed[...][batch["inputs"]]]
         for number in range(model.num_layers):
             block = nnx.merge(graphdef, jax.tree.map(lambda x, i=number: x[i], layers))
-            seen.append(block(seen[-1], rope, batch["segments"], positions, None))
+            seen.append(block(seen[-1], rope, Seen(batch["segments"]))[0])
         return [*seen[1:], bound.logits(bound(batch["inputs"])[0])]
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -155,6 +155,28 @@ def test_other_models_and_optimizers_have_the_same_losses_on_all_axes_in_parts(c
     assert_same_losses(on_mesh, losses(ONE_DEVICE, **changes))
 
 
+@pytest.mark.parametrize("changes", [{"accumulate": 4}, {"remat": "full"}, {"scan_layers": False}])
+def test_dropout_drops_the_same_whatever_the_mesh_and_the_way_of_computing(changes):
+    dropped = losses(ONE_DEVICE, dropout=0.25)
+    assert_same_losses(losses(ONE_DEVICE, dropout=0.25, **changes), dropped)
+    assert_same_losses(losses(ALL_AXES, dropout=0.25, **changes), dropped)
+    assert np.abs(dropped - losses(ONE_DEVICE)).max() > 0.01
+
+
+def test_dropout_leaves_evaluation_and_the_mean_as_they_are():
+    e = experiment(dropout=0.5)
+    params, same = transformer.init_params(e.model, 0), batch(0)
+    evaluate = jax.jit(functools.partial(eval_step, e), compiler_options=QUICKLY)
+    assert_identical(evaluate(params, same), eval_step(experiment(), params, same))
+    keys = jax.random.split(jax.random.key(0), 64)
+    x = np.random.default_rng(0).normal(size=(64, 32, 32)).astype(np.float32) + 3
+    y = transformer.drop(x, 0.3, keys, 0)
+    assert np.mean(np.asarray(y) == 0) == pytest.approx(77 / 256, abs=0.01)
+    assert np.mean(y) == pytest.approx(x.mean(), rel=0.02)
+    assert not np.array_equal(y[0] == 0, y[1] == 0)
+    assert np.array_equal(y[3:5], transformer.drop(x[3:5], 0.3, keys[3:5], 0))
+
+
 @pytest.mark.parametrize("sizes", [(1, 8, 1, 1), ALL_AXES], ids=str)
 def test_a_seed_gives_the_same_first_state_on_any_mesh(sizes):
     layout = state_shardings(experiment(), mesh_of(sizes))

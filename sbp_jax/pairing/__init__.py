@@ -1,0 +1,1 @@
+"""Pairs of related documents, from a corpus alone."""

@@ -1,0 +1,1 @@
+"""What the report of the loop is made of: figures as plain data, drawn as SVG and as PNG."""
