@@ -208,7 +208,8 @@ def sweep_settings(experiment: Experiment, sweep: str) -> list[dict[str, Any]]:
                 f"the sections {', '.join(SWEPT)}, or arms.synthetic_share"
             )
         try:
-            fields[f"{section}.{field}"] = [kind(value) for value in values.split(",")]
+            given = [kind(value) for value in values.split(",")]
+            fields[f"{section}.{field}"] = list(dict.fromkeys(given))
         except ValueError as error:
             raise UserError(f"--sweep: {part!r}: {field} is a {kind.__name__}") from error
     if fields and "sbp" not in chosen_arms(experiment):
