@@ -287,6 +287,9 @@ class ArmsConfig:
     # More documents of the same kind, as data.input. Empty: those that the toy world has; where the
     # corpus is another, none, and so no oracle.
     oracle_input: str = ""
+    # baseline or tuned_baseline: whose checkpoint becomes the synthesizer, and writes the samples of
+    # unconditional. The paper's is the baseline's.
+    synthesizer: str = "baseline"
     synthetic_share: float = 0.5  # of an arm's training tokens; each synthetic document once
     dropouts: str = "0.0,0.1,0.2"  # of tuned arms, chosen by the validation loss
     weight_decays: str = "0.1"
