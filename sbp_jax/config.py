@@ -370,8 +370,8 @@ def to_json(experiment: Experiment) -> str:
 
 
 def differences(recorded: str, new: Experiment) -> list[str]:
-    """One line for each field whose value is not the one in a recorded config.json, which another
-    version may have written.
+    """One line for each field whose value is not the one in a recorded config.json. An older version
+    that had not all of the fields did what their defaults say.
     """
 
     def flatten(value: Any, prefix: str) -> dict[str, Any]:
@@ -381,7 +381,9 @@ def differences(recorded: str, new: Experiment) -> list[str]:
             k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}").items()
         }
 
-    a, b = (flatten(json.loads(text), "config") for text in (recorded, to_json(new)))
+    texts = (to_json(Experiment()), recorded, to_json(new))
+    default, old, b = (flatten(json.loads(text), "config") for text in texts)
+    a = {**default, **old}
     return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
 
 
