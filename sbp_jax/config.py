@@ -293,6 +293,29 @@ class ArmsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EntiGraphConfig:
+    """What entigraph.generate asks of a small library; temperature and length as the paper's, whose
+    texts have no cap.
+    """
+
+    prompts: str = ""  # folder of files that replace those of their names in entigraph/prompts
+    chat: bool = True  # a prompt is a user's message
+    window: int = (
+        16_000  # tokens of a document in a prompt, or fewer where the context is less
+    )
+    entity_tokens: int = 4_096  # of an answer that lists a document's entities
+    max_entities: int = 100  # of a document, the first
+    max_triples: int = 1_000  # of a document, after all its pairs
+    samples: int = 1  # times that a document is rephrased, or made questions of
+    tokens_per_document: int = 0  # of synthetic text, whatever the method; 0 is what those say
+    max_tokens: int = 2_048  # of a text
+    temperature: float = 1.0
+    top_p: float = 1.0
+    keep_unfinished: bool = True  # texts that end at max_tokens
+    judged: int = 150  # sentences that entigraph.quality has a judge look at
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One file describes a whole experiment; each stage reads its own section."""
 
@@ -315,6 +338,7 @@ class Experiment:
     arms: ArmsConfig = ArmsConfig()
     engine: EngineConfig = EngineConfig()
     api: ApiConfig = ApiConfig()
+    entigraph: EntiGraphConfig = EntiGraphConfig()
 
     @property
     def tokens_per_step(self) -> int:
@@ -339,6 +363,7 @@ def for_training(e: Experiment) -> Experiment:
         arms=default.arms,
         engine=default.engine,
         api=default.api,
+        entigraph=default.entigraph,
     )
 
 
