@@ -300,9 +300,7 @@ class EntiGraphConfig:
 
     prompts: str = ""  # folder of files that replace those of their names in entigraph/prompts
     chat: bool = True  # a prompt is a user's message
-    window: int = (
-        16_000  # tokens of a document in a prompt, or fewer where the context is less
-    )
+    window: int = 16_000  # tokens of a document in a prompt, or fewer where the context is less
     entity_tokens: int = 4_096  # of an answer that lists a document's entities
     max_entities: int = 100  # of a document, the first
     max_triples: int = 1_000  # of a document, after all its pairs
