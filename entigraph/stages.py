@@ -1,0 +1,336 @@
+"""The stages of a synthesis: entities, texts, corpus. The first two are bulk jobs.
+
+    W/work/METHOD/entities       answers, a window each
+    W/work/METHOD/entities.json  what they come to: the entities of each document
+    W/work/METHOD/texts          answers, in the order of methods.py
+    W/METHOD                     the corpus: those that stay, and where each comes from
+
+Where config.entigraph.tokens_per_document sets a budget, texts are asked for in rounds until each
+document has that much, as far as it goes; what a budget keeps is a beginning of the order, so it
+does not depend on the rounds.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from entigraph import entities as naming
+from entigraph.generator import Generator
+from entigraph.library import Text
+from entigraph.methods import METHODS, Entities, Method, Parts, Texts, available
+from entigraph.windows import windows
+from entigraph.wording import Wording, wording
+from sbp_jax import files
+from sbp_jax.config import Experiment
+from sbp_jax.data.corpus import (
+    Corpus,
+    Document,
+    OnBadRow,
+    fingerprint,
+    open_corpus,
+    read_documents,
+    write_corpus,
+)
+from sbp_jax.errors import UserError
+from sbp_jax.inference import bulk
+from sbp_jax.inference.bulk.output import Output
+from sbp_jax.inference.engine import Sampling
+
+OVERHEAD = 200  # tokens of a prompt beside its file and the document: heading, entities, chat
+STALLED = 3  # rounds without a token, after which a document is left at what it has
+VERSION = 1  # of the corpus
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A document as a shard: it keeps its answers whatever comes or goes beside it."""
+
+    name: str
+    document: Document
+
+    def read(self, on_bad_row: OnBadRow) -> Iterator[Document]:
+        yield self.document
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A method at work on a library; `folder` is W."""
+
+    experiment: Experiment
+    texts: Sequence[Text]
+    method_name: str
+    generator: Generator
+    folder: Path
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.method_name]
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work" / self.method_name
+
+    @property
+    def corpus(self) -> Path:
+        return self.folder / self.method_name
+
+    @functools.cached_property
+    def wording(self) -> Wording:
+        own = ("entities",) if self.method.by_entities else ()
+        return wording(
+            self.generator.layout, own + self.method.prompts, self.experiment.entigraph.prompts
+        )
+
+    @functools.cached_property
+    def windows(self) -> dict[str, list[str]]:
+        c, count = self.experiment.entigraph, self.generator.count
+        new = max(c.max_tokens, c.entity_tokens if self.method.by_entities else 0)
+        overhead = OVERHEAD + max(count(text) for _, text in self.wording.prompts)
+        room = self.generator.room(new, overhead, c.window)
+        return {text.id: windows(text.text, room, count) for text in self.texts}
+
+    def sampling(self, tokens: int, schema: bool = False) -> Sampling:
+        c = self.experiment.entigraph
+        return Sampling(tokens, c.temperature, c.top_p, schema=naming.SCHEMA if schema else "")
+
+    def documents(self, entities: Mapping[str, list[str]]) -> list[Document]:
+        return [
+            Parts(text.heading, self.windows[text.id], entities.get(text.id, [])).document(text.id)
+            for text in self.texts
+        ]
+
+    def job(self, documents: Sequence[Document], requests: Entities | Texts) -> bulk.Job:
+        corpus = Corpus(
+            "the library",
+            [Shelf(document.id, document) for document in documents],
+            fingerprint([list(vars(document).values()) for document in documents]),
+        )
+        settings = {
+            "layout": self.wording.layout,
+            "prompts": {name: self.wording.hash(name) for name in requests.prompts},
+            "requests": fingerprint([requests.count(document) for document in documents]),
+            "sampling": requests.sampling.settings(),
+        }
+        seed, context = self.experiment.seed, self.generator.limit
+        return bulk.Job(corpus, requests, settings, seed, context=context)
+
+    def entities_job(self) -> bulk.Job:
+        sampling = self.sampling(self.experiment.entigraph.entity_tokens, self.generator.schema)
+        return self.job(self.documents({}), Entities(self.wording, sampling))
+
+    def texts_job(self, entities: Mapping[str, list[str]], counts: Mapping[str, int]) -> bulk.Job:
+        sampling = self.sampling(self.experiment.entigraph.max_tokens)
+        asks = Texts(self.method, self.wording, sampling, dict(counts), self.experiment.seed)
+        return self.job(self.documents(entities), asks)
+
+    def most(self, entities: Mapping[str, list[str]]) -> dict[str, int]:
+        """Texts that there can be of each document."""
+        c = self.experiment.entigraph
+        samples = c.samples
+        if c.tokens_per_document and not self.method.by_entities:
+            samples = c.tokens_per_document  # a text has a token at least
+        return {
+            text.id: available(
+                self.method, len(entities.get(text.id, [])), len(self.windows[text.id]),
+                c.max_triples, samples,
+            )
+            for text in self.texts
+        }  # fmt: skip
+
+    def least(self, entities: Mapping[str, list[str]]) -> dict[str, int]:
+        """Those that have to be asked for in any case."""
+        c, most = self.experiment.entigraph, self.most(entities)
+        if not c.tokens_per_document:
+            return most
+        enough = -(-c.tokens_per_document // c.max_tokens)
+        return {id: min(count, enough) for id, count in most.items()}
+
+    def keeps(self, answer: Mapping[str, Any]) -> bool:
+        return self.experiment.entigraph.keep_unfinished or answer["finish_reason"] == "stop"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of all stages of a method together, over all runs."""
+
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    retry_errors: bool = False
+
+
+def find_entities(synthesis: Synthesis, limits: Limits) -> dict[str, list[str]]:
+    """The entities of each document; writes them and how many answers were of no use."""
+    folder = synthesis.work / "entities"
+    answered = _run(synthesis, synthesis.entities_job(), folder, limits)
+    lists: dict[str, list[list[str]]] = {text.id: [] for text in synthesis.texts}
+    malformed: list[str] = []
+    for answer in _answers(folder, synthesis.experiment):
+        meta = json.loads(answer.meta)
+        try:
+            names = naming.listed(answer.text, meta["finish_reason"] == "stop")
+            lists[meta["document"]].append(names)
+        except ValueError as error:
+            malformed.append(f"{meta['document']}: {error}")
+    asked = sum(map(len, synthesis.windows.values()))
+    bad = asked - sum(map(len, lists.values()))
+    first = malformed[:1] or [e["error"] for e in answered["error_examples"][:1]]
+    if bad:
+        log.warning(
+            "entities: %d of %d answers are of no use, the first: %s",
+            bad,
+            asked,
+            *first or ["empty"],
+        )
+    most = synthesis.experiment.entigraph.max_entities
+    found = {id: naming.merged(some)[:most] for id, some in lists.items()}
+    if max(map(len, found.values())) < 2:
+        raise UserError(
+            f"{folder}: no document has two entities ({bad} of {asked} answers are of no use"
+            f"{''.join(f', the first: {reason}' for reason in first)}); ask a more capable model, "
+            "or raise config.entigraph.entity_tokens"
+        )
+    record = {"answers": asked, "of_no_use": bad, "entities": found}
+    files.write_json(synthesis.work / "entities.json", record)
+    return found
+
+
+def write_texts(
+    synthesis: Synthesis, entities: Mapping[str, list[str]], limits: Limits
+) -> dict[str, Any]:
+    """Answers until each document has its budget, or all that there is; the job's manifest."""
+    folder, budget = synthesis.work / "texts", synthesis.experiment.entigraph.tokens_per_document
+    counts, most = synthesis.least(entities), synthesis.most(entities)
+    stalled: Counter[str] = Counter()  # rounds that brought a document nothing
+    before: Counter[str] = Counter()
+    while True:
+        job = synthesis.texts_job(entities, counts)
+        manifest = _run(synthesis, job, folder, limits)
+        if not budget:
+            return manifest
+        limits = dataclasses.replace(limits, retry_errors=False)  # once is enough
+        tokens = _tokens(synthesis)
+        stalled.update(id for id in counts if tokens[id] == before[id])
+        more = dict(counts)
+        for id, count in counts.items():
+            if tokens[id] < budget and stalled[id] < STALLED:
+                needed = 1.05 * count * (budget / max(1, tokens[id]) - 1) if tokens[id] else count
+                more[id] = min(most[id], count + max(1, math.ceil(needed)))
+        if more == counts:
+            return manifest
+        counts, before = more, tokens
+        log.info("texts: %s requests, for %s tokens a document", sum(counts.values()), budget)
+
+
+def _tokens(synthesis: Synthesis) -> Counter[str]:
+    """That each document has so far."""
+    tokens: Counter[str] = Counter()
+    for answer in _answers(synthesis.work / "texts", synthesis.experiment):
+        meta = json.loads(answer.meta)
+        if synthesis.keeps(meta):
+            tokens[meta["document"]] += meta["tokens"]
+    return tokens
+
+
+def write_result(synthesis: Synthesis, answered: Mapping[str, Any]) -> dict[str, Any]:
+    """The corpus, unless it is there; its manifest counts what was left out."""
+    c = synthesis.experiment.entigraph
+    identity = {
+        "version": VERSION,
+        "answers": answered["sha256"],
+        "keep_unfinished": c.keep_unfinished,
+        "tokens_per_document": c.tokens_per_document,
+        "generator": synthesis.generator.name,
+        "prompts": {name: synthesis.wording.hash(name) for name, _ in synthesis.wording.prompts},
+    }
+    with files.locked(synthesis.work / "corpus.lock"):
+        if files.has_manifest(synthesis.corpus):
+            manifest = files.read_manifest(synthesis.corpus)
+            if manifest.get("entigraph") == identity:
+                log.info("%s: finished already", synthesis.corpus)
+                return manifest
+            if "entigraph" not in manifest:
+                raise UserError(f"{synthesis.corpus}: holds something else; name another --output")
+        counts: Counter[str] = Counter(errors=answered["errors"])
+        extras: dict[str, Any] = {}  # known when the last text has been written
+        kept = _kept(synthesis, counts)
+        first = next(kept, None)
+        if first is None:
+            raise UserError(
+                f"{synthesis.work}: no text stays ({dict(counts)}); raise config.entigraph."
+                "max_tokens, or set config.entigraph.keep_unfinished"
+            )
+
+        def documents() -> Iterator[Document]:
+            yield first
+            yield from kept
+            extras.update(entigraph=identity, method=synthesis.method_name)
+            extras.update(tokens=counts.pop("tokens"), counts=dict(sorted(counts.items())))
+
+        return write_corpus(documents(), synthesis.corpus, extras=extras)
+
+
+def _kept(synthesis: Synthesis, counts: Counter[str]) -> Iterator[Document]:
+    budget = synthesis.experiment.entigraph.tokens_per_document or math.inf
+    tokens: Counter[str] = Counter()
+    for answer in _answers(synthesis.work / "texts", synthesis.experiment):
+        meta = json.loads(answer.meta)
+        about, id = meta["arguments"], meta["document"]
+        counts["unfinished"] += meta["finish_reason"] != "stop"
+        if not synthesis.keeps(meta):
+            counts["unfinished_left_out"] += 1
+        elif tokens[id] >= budget:
+            counts["beyond_the_budget"] += 1
+        else:
+            tokens[id] += meta["tokens"]
+            counts["tokens"] += meta["tokens"]
+            counts["kept"] += 1
+            origin = {
+                "document": id,
+                "method": synthesis.method_name,
+                "entities": about["entities"],
+                "model": synthesis.generator.name,
+                "prompt": synthesis.wording.hash(about["prompt"]),
+                "number": about["number"],
+                "tokens": meta["tokens"],
+            }
+            provenance = json.dumps(origin, ensure_ascii=False)
+            yield Document(answer.id, answer.text, synthesis.method_name, provenance)
+
+
+def spent(synthesis: Synthesis) -> dict[str, bulk.Budget]:
+    """By all stages, ever."""
+    used = {}
+    for stage in ("entities", "texts"):
+        used[stage] = bulk.Budget()
+        used[stage].count(Output(synthesis.work / stage, {}).answers())
+    return used
+
+
+def _run(synthesis: Synthesis, job: bulk.Job, folder: Path, limits: Limits) -> dict[str, Any]:
+    """A bulk job, with what the other stages leave of the limits."""
+    others = [used for stage, used in spent(synthesis).items() if stage != folder.name]
+    max_tokens, max_cost = limits.max_tokens, limits.max_cost
+    if max_tokens is not None:
+        max_tokens = max(0, max_tokens - sum(used.tokens for used in others))
+    if max_cost is not None:
+        max_cost = max(0.0, max_cost - sum(used.cost for used in others))
+    generator = synthesis.generator
+    try:
+        return bulk.run(
+            job, folder, generator.open, model=generator.fingerprint,
+            max_tokens=max_tokens, max_cost=max_cost, retry_errors=limits.retry_errors,
+        )  # fmt: skip
+    except bulk.BudgetSpent as stop:
+        raise bulk.BudgetSpent(f"{folder.name}, of what other stages have left: {stop}") from stop
+
+
+def _answers(folder: Path, experiment: Experiment) -> Iterator[Document]:
+    return read_documents(open_corpus(str(folder), experiment), "stop")
