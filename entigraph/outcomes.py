@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from entigraph.answers import LETTERS
-from entigraph.questions import Article, Question
+from entigraph.questions import Article, Question, fingerprint
 from sbp_jax import files
 from sbp_jax.evaluation.scores import Score, TaskScores
 
@@ -78,17 +78,15 @@ def by_article(articles: Sequence[Article], outcomes: Sequence[Outcome]) -> Task
 
 
 def write(
-    folder: Path, task: str, articles: Sequence[Article], outcomes: Sequence[Outcome], seed: int
+    folder: Path, task: str, articles: Sequence[Article], outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
     """The task's part of results.json; its files are there when this returns."""
     lines = "".join(json.dumps(outcome.row()) + "\n" for outcome in outcomes).encode()
     files.write_bytes(folder / f"outcomes/{task}.jsonl", lines)
-    scores = by_article(articles, outcomes)
-    entry = scores.write(folder, task)
-    for name, score in scores.metrics.items():
-        entry["metrics"][name]["interval"] = interval(score, f"{seed}/{task}/{name}")
+    entry = by_article(articles, outcomes).write(folder, task)
     return entry | {
         "questions": len(outcomes),
+        "asked": fingerprint(articles),
         "outcomes": {"path": f"outcomes/{task}.jsonl", "sha256": files.sha256(lines)},
     }
 
