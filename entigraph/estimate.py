@@ -10,7 +10,7 @@ from pathlib import Path
 
 from entigraph.entities import merged
 from entigraph.extractive import found_entities
-from entigraph.stages import Synthesis
+from entigraph.synthesis import Synthesis
 from sbp_jax import files
 from sbp_jax.inference import bulk
 from sbp_jax.inference.bulk.output import SPEED, Output, read_json

@@ -82,10 +82,14 @@ def _doubtful(run: list[str], opens: bool) -> bool:
 
 
 def _with_short_forms(found: Counter[str]) -> list[str]:
-    """A name of one word that only one longer name begins or ends with stands behind that."""
+    """A name of one word that only one longer name begins or ends with stands behind that; not
+    what a small word joins to it: the London of a Society of London is a thing of its own.
+    """
     ends: dict[str, set[str]] = {}
     for name in found:
-        for word in {name.split()[0], name.split()[-1]} - {name}:
+        words = name.split()
+        last = words[-1:] if words[-2:-1] and words[-2] not in JOINING else []
+        for word in {words[0], *last} - {name}:
             ends.setdefault(word, set()).add(name)
     short = {name: min(ends[name]) for name in found if len(ends.get(name, ())) == 1}
     counts = Counter({name: n for name, n in found.items() if name not in short})

@@ -30,7 +30,8 @@ from entigraph.estimate import estimate
 from entigraph.generator import Generator, generator
 from entigraph.library import Text, read_library
 from entigraph.methods import METHODS
-from entigraph.stages import Limits, Synthesis, find_entities, write_result, write_texts
+from entigraph.stages import Limits, find_entities, write_result, write_texts
+from entigraph.synthesis import Synthesis
 from sbp_jax.config import Experiment
 from sbp_jax.data.corpus import open_corpus, refuse_inside, refuse_over
 from sbp_jax.errors import UserError

@@ -6,7 +6,7 @@ a long beginning, which engines with a prefix cache compute once.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from sbp_jax.errors import UserError
 from sbp_jax.inference.engine import Prompt
 
 PROMPTS = Path(__file__).with_name("prompts")
-FIELDS = ("heading", "text", "entities")
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,8 @@ class Wording:
             parts = {"ask": name, "heading": heading, "text": text, "entities": list(entities)}
             return json.dumps(parts)
         lines = "\n".join(f"- {entity}" for entity in entities)
-        fields = {"heading": heading, "text": text, "entities": lines}
-        # In one go: a document may itself hold {entities}.
-        asked = re.sub(r"\{(heading|text|entities)\}", lambda m: fields[m[1]], self.file(name))
+        fields = {"heading": heading, "text": text.strip(), "entities": lines}
+        asked = filled(self.file(name), fields)
         return ({"role": "user", "content": asked},) if self.layout == "chat" else asked
 
     def file(self, name: str) -> str:
@@ -51,6 +49,13 @@ def wording(layout: str, names: Sequence[str], folder: str = "") -> Wording:
     if folder and not Path(folder).is_dir():
         raise UserError(f"config.entigraph.prompts: {folder!r} is no folder")
     return Wording(layout, tuple((name, _read(name, folder)) for name in names))
+
+
+def filled(prompt: str, fields: Mapping[str, str]) -> str:
+    """In one go: a document may itself hold {entities}."""
+    return re.sub(
+        "|".join(rf"\{{{field}\}}" for field in fields), lambda m: fields[m[0][1:-1]], prompt
+    )
 
 
 def _read(name: str, folder: str) -> str:
