@@ -19,20 +19,16 @@ if __name__ == "__main__":
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 import sbp_jax.data.tokens  # noqa: F401  here, for Ctrl-C breaks the import of its TensorStore
 from entigraph.estimate import estimate
-from entigraph.generator import Generator, generator
-from entigraph.library import Text, read_library
+from entigraph.generator import generator
+from entigraph.library import read_library
 from entigraph.methods import METHODS
-from entigraph.stages import Limits, find_entities, write_result, write_texts
+from entigraph.stages import Limits, generate
 from entigraph.synthesis import Synthesis
-from sbp_jax.config import Experiment
 from sbp_jax.data.corpus import open_corpus, refuse_inside, refuse_over
 from sbp_jax.errors import UserError
 from sbp_jax.inference import bulk
@@ -80,24 +76,6 @@ def main() -> None:
     except bulk.BudgetSpent as stop:
         log.info("%s", stop)
         sys.exit(3)
-
-
-def generate(
-    experiment: Experiment,
-    texts: Sequence[Text],
-    folder: Path,
-    method: str,
-    writer: Generator,
-    limits: Limits | None = None,
-) -> dict[str, Any]:
-    """Makes the corpus folder/METHOD and returns its manifest."""
-    limits = limits or Limits()
-    synthesis = Synthesis(experiment, texts, method, writer, folder)
-    entities = find_entities(synthesis, limits) if synthesis.method.by_entities else {}
-    manifest = write_result(synthesis, write_texts(synthesis, entities, limits))
-    counts = ", ".join(f"{name} {count:,}" for name, count in manifest["counts"].items())
-    log.info("%s: %s tokens (%s)", synthesis.corpus, f"{manifest['tokens']:,}", counts)
-    return manifest
 
 
 def _engine(method: str, kind: str | None) -> str:

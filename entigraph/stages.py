@@ -15,12 +15,14 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from entigraph import entities as naming
+from entigraph.generator import Generator
+from entigraph.library import Text
 from entigraph.synthesis import Synthesis
 from sbp_jax import files
 from sbp_jax.config import Experiment
@@ -41,6 +43,24 @@ class Limits:
     max_tokens: int | None = None
     max_cost: float | None = None
     retry_errors: bool = False
+
+
+def generate(
+    experiment: Experiment,
+    texts: Sequence[Text],
+    folder: Path,
+    method: str,
+    writer: Generator,
+    limits: Limits | None = None,
+) -> dict[str, Any]:
+    """Makes the corpus folder/METHOD and returns its manifest."""
+    limits = limits or Limits()
+    synthesis = Synthesis(experiment, texts, method, writer, folder)
+    entities = find_entities(synthesis, limits) if synthesis.method.by_entities else {}
+    manifest = write_result(synthesis, write_texts(synthesis, entities, limits))
+    counts = ", ".join(f"{name} {count:,}" for name, count in manifest["counts"].items())
+    log.info("%s: %s tokens (%s)", synthesis.corpus, f"{manifest['tokens']:,}", counts)
+    return manifest
 
 
 def find_entities(synthesis: Synthesis, limits: Limits) -> dict[str, list[str]]:

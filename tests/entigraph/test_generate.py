@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from entigraph.generate import generate
 from entigraph.generator import Generator, estimated, extractive, generator
 from entigraph.library import Text
-from entigraph.stages import Limits
+from entigraph.stages import Limits, generate
 from sbp_jax.config import ApiConfig, EntiGraphConfig, Experiment
 from sbp_jax.data.corpus import open_corpus, read_documents, verify_corpus
 from sbp_jax.errors import UserError
@@ -364,6 +363,7 @@ def api_flags(w, documents, output):
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_a_kill_at_any_moment_and_a_rerun_leave_the_same_bytes(
         self, writer, documents, tmp_path
     ):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from entigraph.library import Text
-from entigraph.quality import Synthetic, measure
+from entigraph.measures import Synthetic, measure
 from entigraph.truth import verdict
 from sbp_jax.config import ApiConfig, EntiGraphConfig, Experiment, QualityConfig
 from sbp_jax.data.corpus import Document, write_corpus
