@@ -314,6 +314,25 @@ class EntiGraphConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What entigraph.study compares: a model before and after continued pretraining, which the
+    sections train and optimizer are about, on the texts of each method.
+    """
+
+    methods: str = "raw,extractive,entigraph"  # raw: the library again and again
+    shares: str = "1"  # of train.tokens, each a training of its own: "0.25,0.5,1"
+    replay: float = 0.1  # share of general text among the tokens
+    passes: float = 1.0  # over a method's texts, of which there may be fewer: then more
+    passages: int = 2  # before a question, open book
+    passage_characters: int = 1024  # of one; the toy world has its own
+    # The model of the toy world, where --init_from names none; what is not here is as above.
+    pretraining_tokens: int = 400 * 4096
+    pretraining_lr: float = 3e-3
+    niche: float = 0.25  # share of the toy world's concepts that only the library is about
+    texts: int = 3  # of the toy world, about one concept, in a document
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One file describes a whole experiment; each stage reads its own section."""
 
@@ -337,6 +356,7 @@ class Experiment:
     engine: EngineConfig = EngineConfig()
     api: ApiConfig = ApiConfig()
     entigraph: EntiGraphConfig = EntiGraphConfig()
+    study: StudyConfig = StudyConfig()
 
     @property
     def tokens_per_step(self) -> int:
@@ -362,6 +382,7 @@ def for_training(e: Experiment) -> Experiment:
         engine=default.engine,
         api=default.api,
         entigraph=default.entigraph,
+        study=default.study,
     )
 
 

@@ -25,7 +25,8 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "synthesis.max_tokens engine.batch_size engine.tensor api.concurrency tuning.tokens "
         "tuning.batch_size tuning.every_steps quality.samples quality.duplicates "
         "quality.calibration quality.answer_tokens entigraph.window entigraph.entity_tokens "
-        "entigraph.samples entigraph.max_tokens entigraph.judged seeds rounds",
+        "entigraph.samples entigraph.max_tokens entigraph.judged study.passages "
+        "study.passage_characters study.pretraining_tokens study.texts seeds rounds",
     ),
     (
         "at least 0",
@@ -42,7 +43,8 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "above 0",
         lambda x: x > 0,
         "model.norm_eps model.rope_scaling model.rope_scaling_low model.rope_scaling_high "
-        "optimizer.peak_lr optimizer.muon_lr optimizer.eps api.timeout_s tuning.peak_lr",
+        "optimizer.peak_lr optimizer.muon_lr optimizer.eps api.timeout_s tuning.peak_lr "
+        "study.passes study.pretraining_lr",
     ),
     ("above 1", lambda x: x > 1, "model.rope_theta train.spike_factor"),
     ("at least 2", lambda x: x >= 2, "entigraph.max_entities"),
@@ -64,7 +66,11 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         lambda x: 0 < x <= 1,
         "synthesis.top_p engine.memory_fraction entigraph.top_p",
     ),
-    ("above 0 and below 1", lambda x: 0 < x < 1, "arms.synthetic_share"),
+    (
+        "above 0 and below 1",
+        lambda x: 0 < x < 1,
+        "arms.synthetic_share study.replay study.niche",
+    ),
     (
         "at least 40, so that every relation has a choice",
         lambda x: x >= 40,
