@@ -24,7 +24,6 @@ import numpy as np
 FAR = 32_000  # distance where there is no path; FAR + 1 is an int16 still
 NEVER = np.iinfo(np.int32).max
 CHUNK = 1 << 18  # texts drawn at once
-MAX_VERTICES = 20_000  # 8 GB of arrays
 
 
 class Paths(NamedTuple):
@@ -115,14 +114,14 @@ def shortest_paths(adjacency: np.ndarray, ties: np.random.Generator) -> Paths:
 
 
 def _lists(of: np.ndarray, members: np.ndarray, vertices: int) -> jax.Array:
-    """[k, vertex]: the members of each vertex's list, in the order given. The length is rounded up,
-    so that few graphs need a compilation of their own.
+    """[k, vertex]: the members of each vertex's list, in the order given. As long as a power of
+    two, so that few graphs need a compilation of their own.
     """
     order = np.argsort(of, kind="stable")
     of, members = of[order], members[order]
     place = np.arange(len(of)) - np.searchsorted(of, of)
     longest = int(place.max()) + 1 if len(place) else 1
-    lists = np.full((-(-longest // 8) * 8, vertices), vertices, np.int32)
+    lists = np.full((max(16, 1 << (longest - 1).bit_length()), vertices), vertices, np.int32)
     lists[place, of] = members
     return jnp.asarray(lists)
 

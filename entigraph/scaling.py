@@ -99,7 +99,7 @@ class Law:
     parameters: np.ndarray
     drawn: np.ndarray  # [resamples, parameters]
     rmse: float  # percent
-    aicc: float  # Akaike's criterion for few points: the law with the lower one is to be preferred
+    aicc: float | None  # Akaike's criterion for few points, the lower the better; None: too few
     formula: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
     def __call__(self, x: Any) -> np.ndarray:
@@ -180,13 +180,13 @@ def _fit_mixture(points: Points, terms: int, resamples: int, random: np.random.G
                *_errors(points.y - fitted, free), mixture)  # fmt: skip
 
 
-def _errors(residuals: np.ndarray, parameters: int) -> tuple[float, float]:
+def _errors(residuals: np.ndarray, parameters: int) -> tuple[float, float | None]:
     """Root mean square, and AICc, which counts the variance as a parameter."""
     n, k = len(residuals), parameters + 1
     square = float(np.mean(residuals**2))
     if n - k - 1 <= 0:
-        return square**0.5, float("inf")
-    return square**0.5, n * np.log(max(square, 1e-12)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+        return square**0.5, None
+    return square**0.5, float(n * np.log(max(square, 1e-12)) + 2 * k * n / (n - k - 1))
 
 
 def plot(

@@ -30,6 +30,8 @@ SEEDS = flags.DEFINE_integer("seeds", 20, "Graphs, each with texts of its own.")
 SEED = flags.DEFINE_integer("seed", 0, "What all draws derive from.")
 EPSILON = flags.DEFINE_float("epsilon", 0.1, "Slack of the bounds that are drawn.")
 
+MAX_VERTICES = 20_000  # 8 GB of arrays
+MAX_STEPS = 2_000_000_000  # they are counted in 32 bits
 POINTS = 240  # of a curve, at log-spaced numbers of texts
 log = logging.getLogger(__name__)
 
@@ -55,20 +57,17 @@ def main() -> None:
 
 
 def _check() -> None:
-    from entigraph.random_graph import CHUNK, MAX_VERTICES, NEVER
-
     vertices, p = VERTICES.value, P.value
-    if not 3 <= vertices <= MAX_VERTICES:
-        raise UserError(f"--vertices={vertices}: must be from 3 to {MAX_VERTICES:,}")
+    if not 5 <= vertices <= MAX_VERTICES:
+        raise UserError(f"--vertices={vertices}: must be from 5 to {MAX_VERTICES:,}")
     if not 1 / vertices < p < 1:
         raise UserError(
             f"--p={p}: must lie between 1/vertices = {1 / vertices:.4g} and 1: with one relation "
             "or less for each entity, nearly no two are connected"
         )
-    pairs = vertices * (vertices - 1)
-    most = NEVER - CHUNK
-    if STEPS.value and not 100 <= STEPS.value <= most or 8 * pairs > most and not STEPS.value:
-        raise UserError(f"--steps={STEPS.value or 8 * pairs}: must be from 100 to {most:,}")
+    steps = STEPS.value or 8 * vertices * (vertices - 1)
+    if not 100 <= steps <= MAX_STEPS:
+        raise UserError(f"--steps={steps}: must be from 100 to {MAX_STEPS:,}")
     for flag in (SEEDS, EPSILON):
         if flag.value <= 0:
             raise UserError(f"--{flag.name}={flag.value}: must be more than 0")
