@@ -143,9 +143,9 @@ def general_questions(niche: Niche, count: int) -> list[Article]:
 def _question(world: World, text: Text, attribute: str, value: str, said: list[str]) -> Question:
     draw = random.Random(f"question/{world.config.seed}/{text.title}/{attribute}")
     others = [v for v in said if v not in (value, text.title)]
-    others += [v for v in world.values[attribute] if v not in (value, text.title, *others)]
-    first = others[: max(CHOICES - 1, len(said) - 1)]
-    options = [value, *draw.sample(first, CHOICES - 1)]
+    if len(others) < CHOICES - 1:  # a small library
+        others = [v for v in world.values[attribute] if v not in (value, text.title)]
+    options = [value, *draw.sample(others, CHOICES - 1)]
     draw.shuffle(options)
     asked = ATTRIBUTES[attribute].templates[0].removesuffix(" {v}")
     asked = upper_first(asked.format(s=text.title, p=text.title + "'s"))
