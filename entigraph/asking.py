@@ -6,13 +6,12 @@ was ever answered.
 """
 
 import json
-import logging
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from entigraph.wording import PROMPTS, filled
 from sbp_jax import files
 from sbp_jax.config import Experiment
 from sbp_jax.data.corpus import Corpus, Document, OnBadRow, fingerprint, open_corpus, read_documents
@@ -20,9 +19,6 @@ from sbp_jax.errors import UserError
 from sbp_jax.inference import bulk
 from sbp_jax.inference.bulk.estimate import estimate
 from sbp_jax.inference.engine import EngineOpener, Sampling
-
-PROMPTS = Path(__file__).with_name("prompts")
-log = logging.getLogger(__name__)
 
 
 class DryRun(Exception):
@@ -116,12 +112,10 @@ class Prompts:
         self.hashes: dict[str, str] = {}  # of those that were read, for records
 
     def fill(self, prompt: str, **values: str) -> str:
-        """In one go, for a document may itself hold {question}."""
         template = self.read(prompt)
         if missing := [name for name in values if f"{{{name}}}" not in template]:
             raise UserError(f"the prompt {prompt}.txt has no {{{missing[0]}}}, which belongs there")
-        names = "|".join(values)
-        return re.sub(rf"\{{({names})\}}", lambda m: values[m[1]], template)
+        return filled(template, values)
 
     def read(self, prompt: str) -> str:
         own = Path(self._folder) / f"{prompt}.txt" if self._folder else None
