@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test chromium lint bench clean
+.PHONY: help demo entigraph test chromium lint bench clean
 
 PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
 # The pinned lists hold JAX for the CPU, and libtpu (to compile for TPUs), which complains without a TPU.
@@ -13,15 +13,20 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-deps
 
 help:
-	@echo 'make demo    a small model teaches itself on this machine; ends in a report'
-	@echo 'make test    run the tests'
-	@echo 'make lint    check style and types'
-	@echo 'make bench   run the measurements in bench/'
-	@echo 'make clean   remove .venv, caches and runs/demo'
+	@echo 'make demo       a small model teaches itself on this machine; ends in a report'
+	@echo 'make entigraph  a small model is taught a library that it has never seen; ends in a report'
+	@echo 'make test       run the tests'
+	@echo 'make lint       check style and types'
+	@echo 'make bench      run the measurements in bench/'
+	@echo 'make clean      remove .venv, caches, runs/demo and runs/entigraph'
 
 demo: $(VENV)/core.installed
 	$(PY) -m sbp_jax.bootstrap --config=configs/laptop.py --workdir=runs/demo
 	@echo 'The report: runs/demo/report/index.html'
+
+entigraph: $(VENV)/core.installed
+	$(PY) -m entigraph.study --config=configs/entigraph_laptop.py --workdir=runs/entigraph
+	@echo 'The report: runs/entigraph/report/index.html'
 
 test: $(VENV)/full.installed chromium
 	$(PY) -m pytest tests
@@ -42,7 +47,7 @@ chromium:
 	  echo 'The tests need Chromium: apt-get install chromium, or your system'"'"'s way' >&2; exit 1; }
 
 clean:
-	rm -rf $(VENV) runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) runs/demo runs/entigraph .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/created:

@@ -287,12 +287,52 @@ class ArmsConfig:
     # More documents of the same kind, as data.input. Empty: those that the toy world has; where the
     # corpus is another, none, and so no oracle.
     oracle_input: str = ""
-    # baseline or tuned_baseline: whose checkpoint becomes the synthesizer, and writes the samples of
+    # baseline or tuned_baseline: whose checkpoint becomes the synthesizer, and writes for the arm
     # unconditional. The paper's is the baseline's.
     synthesizer: str = "baseline"
     synthetic_share: float = 0.5  # of an arm's training tokens; each synthetic document once
     dropouts: str = "0.0,0.1,0.2"  # of tuned arms, chosen by the validation loss
     weight_decays: str = "0.1"
+
+
+@dataclasses.dataclass(frozen=True)
+class EntiGraphConfig:
+    """What entigraph.generate asks of a small library; temperature and length as the paper's, whose
+    texts have no cap.
+    """
+
+    prompts: str = ""  # folder of files that replace those of their names in entigraph/prompts
+    chat: bool = True  # a prompt is a user's message
+    window: int = 16_000  # tokens of a document in a prompt, or fewer where the context is less
+    entity_tokens: int = 4_096  # of an answer that lists a document's entities
+    max_entities: int = 100  # of a document, the first
+    max_triples: int = 1_000  # of a document, after all its pairs
+    samples: int = 1  # times that a document is rephrased, or made questions of
+    tokens_per_document: int = 0  # of synthetic text, whatever the method; 0 is what those say
+    max_tokens: int = 2_048  # of a text
+    temperature: float = 1.0
+    top_p: float = 1.0
+    keep_unfinished: bool = True  # texts that end at max_tokens
+    judged: int = 150  # sentences that entigraph.quality has a judge look at
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What entigraph.study compares: a model before and after continued pretraining, which the
+    sections train and optimizer are about, on the texts of each method.
+    """
+
+    methods: str = "raw,extractive,entigraph"  # raw: the library again and again
+    shares: str = "1"  # of train.tokens, each a training of its own: "0.25,0.5,1"
+    replay: float = 0.1  # share of general text among the tokens
+    passes: float = 1.0  # over a method's texts, of which there may be fewer: then more
+    passages: int = 2  # before a question, open book
+    passage_characters: int = 1024  # of one; the toy world has its own
+    # The model of the toy world, where --init_from names none; what is not here is as above.
+    pretraining_tokens: int = 400 * 4096
+    pretraining_lr: float = 3e-3
+    niche: float = 0.25  # share of the toy world's concepts that only the library is about
+    texts: int = 3  # of the toy world, about one concept, in a document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,6 +358,8 @@ class Experiment:
     arms: ArmsConfig = ArmsConfig()
     engine: EngineConfig = EngineConfig()
     api: ApiConfig = ApiConfig()
+    entigraph: EntiGraphConfig = EntiGraphConfig()
+    study: StudyConfig = StudyConfig()
 
     @property
     def tokens_per_step(self) -> int:
@@ -342,6 +384,8 @@ def for_training(e: Experiment) -> Experiment:
         arms=default.arms,
         engine=default.engine,
         api=default.api,
+        entigraph=default.entigraph,
+        study=default.study,
     )
 
 
@@ -370,8 +414,8 @@ def to_json(experiment: Experiment) -> str:
 
 
 def differences(recorded: str, new: Experiment) -> list[str]:
-    """One line for each field whose value is not the one in a recorded config.json. An older version
-    that had not all of the fields did what their defaults say.
+    """One line for each field whose value is not the one in a recorded config.json. An older
+    version that had not all of the fields did what their defaults say.
     """
 
     def flatten(value: Any, prefix: str) -> dict[str, Any]:

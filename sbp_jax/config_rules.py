@@ -24,7 +24,9 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "pairing.max_tokens pairing.neighbors pairing.shingle synthesis.per_document "
         "synthesis.max_tokens engine.batch_size engine.tensor api.concurrency tuning.tokens "
         "tuning.batch_size tuning.every_steps quality.samples quality.duplicates "
-        "quality.calibration quality.answer_tokens seeds rounds",
+        "quality.calibration quality.answer_tokens entigraph.window entigraph.entity_tokens "
+        "entigraph.samples entigraph.max_tokens entigraph.judged study.passages "
+        "study.passage_characters study.pretraining_tokens study.texts seeds rounds",
     ),
     (
         "at least 0",
@@ -34,15 +36,18 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "checkpoint.keep_every_steps eval.every_steps pairing.pairs pairing.min_characters "
         "pairing.max_characters pairing.max_per_document synthesis.temperature synthesis.top_k "
         "engine.max_length api.requests_per_minute api.tokens_per_minute api.retries "
-        "api.input_price api.output_price tuning.weight_decay tuning.final_lr",
+        "api.input_price api.output_price tuning.weight_decay tuning.final_lr "
+        "entigraph.max_triples entigraph.tokens_per_document entigraph.temperature",
     ),
     (
         "above 0",
         lambda x: x > 0,
         "model.norm_eps model.rope_scaling model.rope_scaling_low model.rope_scaling_high "
-        "optimizer.peak_lr optimizer.muon_lr optimizer.eps api.timeout_s tuning.peak_lr",
+        "optimizer.peak_lr optimizer.muon_lr optimizer.eps api.timeout_s tuning.peak_lr "
+        "study.passes study.pretraining_lr",
     ),
     ("above 1", lambda x: x > 1, "model.rope_theta train.spike_factor"),
+    ("at least 2", lambda x: x >= 2, "entigraph.max_entities"),
     (
         "at least 0 and below 1",
         lambda x: 0 <= x < 1,
@@ -59,9 +64,13 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "above 0 and at most 1",
         lambda x: 0 < x <= 1,
-        "synthesis.top_p engine.memory_fraction",
+        "synthesis.top_p engine.memory_fraction entigraph.top_p",
     ),
-    ("above 0 and below 1", lambda x: 0 < x < 1, "arms.synthetic_share"),
+    (
+        "above 0 and below 1",
+        lambda x: 0 < x < 1,
+        "arms.synthetic_share study.replay study.niche",
+    ),
     (
         "at least 40, so that every relation has a choice",
         lambda x: x >= 40,

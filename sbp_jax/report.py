@@ -69,16 +69,21 @@ def write_report(folder: Path, results: dict[str, Any]) -> Path:
 
 
 def page(results: dict[str, Any]) -> str:
+    foot = f"Made by sbp_jax from {RESULTS}, which holds every figure of this page."
+    return document(sections.title(results), sections.page(results, figures(results)), foot)
+
+
+def document(title: str, content: Markup, foot: str) -> str:
+    """A page in our style, which other packages' reports have as well."""
     head = tag(
         "head",
         Markup('<meta charset="utf-8">'),
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        tag("title", sections.title(results)),
+        tag("title", title),
         tag("style", Markup(style())),
     )
-    foot = tag("footer", f"Made by sbp_jax from {RESULTS}, which holds every figure of this page.")
-    body = tag("body", sections.page(results, figures(results)), foot)
+    body = tag("body", content, tag("footer", foot))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 

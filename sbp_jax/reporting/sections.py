@@ -26,39 +26,39 @@ from sbp_jax.reporting.wording import DASH, deviation, mean, number, percent
 
 def page(results: dict[str, Any], figures: dict[str, Figure]) -> Markup:
     def drawn(*names: str) -> list[Markup]:
-        return [_chart(figures[name]) for name in names if name in figures]
+        return [charted(figures[name]) for name in names if name in figures]
 
     costs = drawn("flops", "wall_time")
     sections = [
-        _section("The loop", picture(results)),
-        _section("Arms", _arms(results)),
-        _section(
+        section("The loop", picture(results)),
+        section("Arms", _arms(results)),
+        section(
             "How much of the gap is recovered",
             drawn("gap_recovered"),
             "(baseline − SBP) / (baseline − oracle), of losses on held-out documents. "
             "Intervals are 95%, from resampled seeds and documents. A control that "
             "recovers as much as SBP would say that pairing is not what helps.",
         ),
-        _section("Over training", drawn("losses")),
-        _section("The synthesizer", drawn("synthesizer"), _synthesizer(results)),
-        _section("Quality of the synthetic documents", _quality(results)),
-        _section("What the filters took", drawn("pairing", "synthesis")),
-        _section("Samples", _samples(results)),
-        _section("Rounds", [*drawn("rounds"), _rounds(results)]),
-        _section("Sweep", [*drawn("sweep"), _sweep(results)]),
-        _section("What was read", drawn("consumed"), "Counted from the data actually consumed."),
-        _section(
+        section("Over training", drawn("losses")),
+        section("The synthesizer", drawn("synthesizer"), _synthesizer(results)),
+        section("Quality of the synthetic documents", _quality(results)),
+        section("What the filters took", drawn("pairing", "synthesis")),
+        section("Samples", _samples(results)),
+        section("Rounds", [*drawn("rounds"), _rounds(results)]),
+        section("Sweep", [*drawn("sweep"), _sweep(results)]),
+        section("What was read", drawn("consumed"), "Counted from the data actually consumed."),
+        section(
             "What it cost",
             costs,
             "Means over seeds. A stage that several arms stand on is with the first of them. The "
             "paper's comparison matches training tokens; here is what else is spent.",
         ),
-        _section("Config", _config(results)),
+        section("Config", config(results)),
     ]
     return tag("main", header(results), headline(results), sections)
 
 
-def _section(title: str, content: Child, lead: str = "") -> Markup | None:
+def section(title: str, content: Child, lead: str = "") -> Markup | None:
     parts = content if isinstance(content, list) else [content]
     if not any(parts):
         return None
@@ -91,17 +91,17 @@ def headline(results: dict[str, Any]) -> Markup | None:
     found = table(results.get("gap_recovered"))
     value = number(found.get("value"))
     if baseline is not None and oracle is not None and oracle >= baseline:
-        return _big(
+        return big(
             DASH,
             "There is no gap to recover: the oracle, with fresh documents, is no better than "
             f"repetition ({wording.loss(oracle)} against {wording.loss(baseline)} nats a token).",
         )
     if value is not None:
         said = "of what repetition loses to an oracle with fresh documents is won back by SBP. "
-        return _big(percent(value), said + verdict(found), *_verdicts(results, found))
+        return big(percent(value), said + verdict(found), *_verdicts(results, found))
     if baseline is not None and sbp is not None:
         better = "lower" if sbp < baseline else "higher"
-        return _big(
+        return big(
             wording.figure(abs(baseline - sbp)),
             f"nats a token is what SBP's held-out loss is {better} than that of repetition. "
             "Without an oracle there is no gap to measure it by, and no interval.",
@@ -109,7 +109,7 @@ def headline(results: dict[str, Any]) -> Markup | None:
     return None
 
 
-def _big(number_: str, said: str, *more: Markup) -> Markup:
+def big(number_: str, said: str, *more: Markup) -> Markup:
     return tag(
         "div",
         tag("p", number_, class_="big"),
@@ -170,7 +170,7 @@ def rows(
     return tag("div", made, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
-def _chart(figure: Figure) -> Markup:
+def charted(figure: Figure) -> Markup:
     """A chart under its title, and its figures for those who want them exactly."""
     if isinstance(figure, Lines):
         head = [figure.x_label, *(line.label for line in figure.lines)]
@@ -401,7 +401,7 @@ def _share(value: Any) -> str:
     )  # fmt: skip
 
 
-def _config(results: dict[str, Any]) -> list[Markup]:
+def config(results: dict[str, Any]) -> list[Markup]:
     made = []
     for name, value in (("Resolved config", "config"), ("Versions", "versions")):
         if content := results.get(value):
