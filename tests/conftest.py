@@ -6,8 +6,10 @@ Eight fake CPU devices let tests build meshes in-process; what is not sharded ru
 import atexit
 import os
 import signal
+import sys
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 _compilation_cache = tempfile.TemporaryDirectory(prefix="sbp_jax-compiled-")
@@ -29,3 +31,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Machines differ in speed, so an example has no deadline; CI sees the same examples each time.
 settings.register_profile("sbp_jax", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("sbp_jax")
+
+STATUS = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    session.config.stash[STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """Destructors of the native threads that vLLM, Ray, torch and JAX have left in this one process
+    abort it now and then, when all tests have passed.
+    """
+    if (status := config.stash.get(STATUS, None)) is not None:
+        atexit._run_exitfuncs()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
