@@ -116,9 +116,8 @@ class Seed:
         if arm.longer:  # regularised as the tuned baseline, if there is one
             settings = self.entries.get("tuned_baseline", {}).get("settings")
             flops = self.entries["sbp"]["total_flops"]
-        self._run(
-            name, arm, self.experiment, f"{arm.synthetic}_documents", "baseline", settings, flops
-        )
+        documents, checkpoint = f"{arm.synthetic}_documents", self.experiment.arms.synthesizer
+        self._run(name, arm, self.experiment, documents, checkpoint, settings, flops)
 
     def another_round(self, number: int) -> None:
         """The synthesizer begins with the model that the last one's documents made."""
@@ -139,7 +138,7 @@ class Seed:
             ARMS["sbp"],
             e,
             "sbp_documents" if enough else own,
-            "baseline",
+            base.arms.synthesizer,
             synthesizer="sbp_documents" if alike else own,
         )
 
@@ -181,6 +180,12 @@ def chosen_arms(experiment: Experiment) -> list[str]:
         raise UserError(f"config.arms.run: {unknown[0]!r} is no arm; there are: {', '.join(ARMS)}")
     if "baseline" not in arms:
         raise UserError("config.arms.run has no baseline, with which all others are compared")
+    synthesizer = experiment.arms.synthesizer
+    if synthesizer not in ("baseline", "tuned_baseline") or synthesizer not in arms:
+        raise UserError(
+            f"config.arms.synthesizer is {synthesizer!r}; it has to be baseline or tuned_baseline, "
+            "and in config.arms.run"
+        )
     for needy, needed in (("longer_baseline", "sbp"), ("tuned_sbp", "sbp")):
         if needy in arms and needed not in arms:
             raise UserError(f"config.arms.run: {needy} needs the arm {needed}, which is not there")
@@ -208,7 +213,8 @@ def sweep_settings(experiment: Experiment, sweep: str) -> list[dict[str, Any]]:
                 f"the sections {', '.join(SWEPT)}, or arms.synthetic_share"
             )
         try:
-            fields[f"{section}.{field}"] = [kind(value) for value in values.split(",")]
+            given = [kind(value) for value in values.split(",")]
+            fields[f"{section}.{field}"] = list(dict.fromkeys(given))
         except ValueError as error:
             raise UserError(f"--sweep: {part!r}: {field} is a {kind.__name__}") from error
     if fields and "sbp" not in chosen_arms(experiment):

@@ -287,6 +287,9 @@ class ArmsConfig:
     # More documents of the same kind, as data.input. Empty: those that the toy world has; where the
     # corpus is another, none, and so no oracle.
     oracle_input: str = ""
+    # baseline or tuned_baseline: whose checkpoint becomes the synthesizer, and writes for the arm
+    # unconditional. The paper's is the baseline's.
+    synthesizer: str = "baseline"
     synthetic_share: float = 0.5  # of an arm's training tokens; each synthetic document once
     dropouts: str = "0.0,0.1,0.2"  # of tuned arms, chosen by the validation loss
     weight_decays: str = "0.1"
@@ -411,8 +414,8 @@ def to_json(experiment: Experiment) -> str:
 
 
 def differences(recorded: str, new: Experiment) -> list[str]:
-    """One line for each field whose value is not the one in a recorded config.json, which another
-    version may have written.
+    """One line for each field whose value is not the one in a recorded config.json. An older
+    version that had not all of the fields did what their defaults say.
     """
 
     def flatten(value: Any, prefix: str) -> dict[str, Any]:
@@ -422,7 +425,9 @@ def differences(recorded: str, new: Experiment) -> list[str]:
             k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}.{key}").items()
         }
 
-    a, b = (flatten(json.loads(text), "config") for text in (recorded, to_json(new)))
+    texts = (to_json(Experiment()), recorded, to_json(new))
+    default, old, b = (flatten(json.loads(text), "config") for text in texts)
+    a = {**default, **old}
     return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in {**a, **b} if a.get(k) != b.get(k)]
 
 

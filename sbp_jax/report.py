@@ -51,8 +51,8 @@ def read_results(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path}: no JSON ({error}); sbp_jax.bootstrap writes it anew") from error
-    if not isinstance(results, dict):
-        raise UserError(f"{path}: no results of sbp_jax.bootstrap, which are an object")
+    if not isinstance(results, dict) or "arms" not in results:
+        raise UserError(f"{path}: no results of sbp_jax.bootstrap, whose arms it would name")
     return results
 
 

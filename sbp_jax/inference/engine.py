@@ -131,9 +131,7 @@ class EngineOpener:
 
     def _named(self) -> str:
         if not self.checkpoint:
-            raise UserError(
-                f"--checkpoint is missing: the run whose model --engine={self.kind} runs"
-            )
+            raise UserError(f"--checkpoint is missing: the run whose model {self.kind} runs")
         return self.checkpoint
 
 

@@ -198,7 +198,7 @@ def held_out_scores(experiment: Experiment, run: Path) -> TaskScores:
     many of its facts the model knows.
     """
     record = run / "held_out.json"
-    if not record.exists():
+    if not (record.exists() and (run / "samples").exists()):
         held_out = open_corpus(experiment.eval.input, experiment)
         sampler = Sampler.from_checkpoint(str(run), experiment.engine)
         documents = read_documents(held_out, experiment.data.on_error)

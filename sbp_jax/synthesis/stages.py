@@ -122,7 +122,8 @@ def write(
         folder / "kept",
     )
     read = found["prompt_tokens"] + found["drawn"]
-    flops = 2.0 * matmul_params(e.model) * read
+    length = read / found["counts"]["answers"]
+    flops = read * flops_per_token(e.model, length) / 3  # forward alone, at the mean length
     return Stage("synthesize", flops, wall, found, str(folder / "synthesize.json"))
 
 

@@ -418,9 +418,13 @@ def _check_shapes(path: epath.Path, described: Any, target: Any) -> None:
 
 
 def _locate(path: epath.Path) -> tuple[epath.Path, list[int]]:
-    """The `checkpoints` folder that a path means, and the steps to try, newest first."""
+    """The `checkpoints` folder that a path means, and the steps to try: a synthesizer's is the one
+    that was chosen, of others the newest comes first.
+    """
     if path.name.isdigit() and (path / "meta").exists():
         return path.parent, [int(path.name)]
+    if (chosen := path / "synthesizer.json").exists():
+        return path / "checkpoints", [files.read_record(chosen, "step")["step"]]
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sbp_jax.training.checkpoint import fingerprint
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from sbp_jax.config import new_config
@@ -118,12 +120,20 @@ def test_killed_or_stopped_at_any_moment_it_chooses_the_same(whole, folder, flag
 
 
 @pytest.mark.slow
-def test_its_checkpoint_synthesizes(whole, folder):
-    chosen = json.loads((whole / "synthesizer.json").read_text())["checkpoint"]
+def test_its_workdir_means_the_chosen_checkpoint_which_synthesizes(whole, folder, tmp_path):
+    steps = sorted(int(step.name) for step in (whole / "checkpoints").iterdir())
+    for name in ("config.json", "checkpoints", "tokenizer"):
+        (tmp_path / name).symlink_to(whole / name)
+    for step in steps:
+        (tmp_path / "synthesizer.json").write_text(json.dumps({"step": step}))
+        assert fingerprint(tmp_path) == fingerprint(whole / "checkpoints" / str(step))
+    assert len(steps) > 1 and fingerprint(tmp_path) != fingerprint(
+        whole / "checkpoints" / str(steps[0])
+    )
     run(
         folder,
         "synthesize",
-        f"--checkpoint={chosen}",
+        f"--checkpoint={whole}",
         f"--output={folder / 'texts'}",
         "--config.toyworld.documents=10",
     )
