@@ -31,7 +31,7 @@ METHODS = {  # a name, what it is, and its number in STYLES
     "rephrase_hard": ("Rephrase, hard", "terse and erudite", 6),
     "qa": ("Questions", "questions and answers about it", 9),
 }
-BY_REWRITER = "written by the rewriter, which knows the world's grammar, not the answers"
+BY_REWRITER = "by the rewriter, which knows the grammar, not the answers"
 log = logging.getLogger(__name__)
 
 
@@ -125,13 +125,12 @@ def page(results: dict[str, Any], made: dict[str, Figure]) -> Markup:
     def drawn(*names: str) -> list[Markup]:
         return [charted(made[name]) for name in names if name in made]
 
-    note = [tag("p", results["note"], class_="caveat")] if results["note"] else []
     sections = [
-        section("What is known", [*_table(results), *note]),
-        section("Closed book and open book", [*drawn("closed_book", "open_book"), *note]),
-        section("Against the library itself", [*_against_raw(results), *note]),
-        section("New knowledge without loss of the old", [*_forgetting(results), *note]),
-        section("More tokens", [*drawn("scaling"), *_laws(results), *note]),
+        section("What is known", _table(results)),
+        section("Closed book and open book", drawn("closed_book", "open_book")),
+        section("Against the library itself", _against_raw(results)),
+        section("New knowledge without loss of the old", _forgetting(results)),
+        section("More tokens", [*drawn("scaling"), *_laws(results)]),
         section("What was read", drawn("consumed"), "Counted from the data actually consumed."),
         section("Samples", _samples(results)),
         section("Config", config(results)),
@@ -214,7 +213,7 @@ def _rewritten(results: dict[str, Any], method: str) -> bool:
 def _label(results: dict[str, Any], method: str) -> list[Any]:
     name, what, style = METHODS[method]
     if _rewritten(results, method):
-        what += f"; {BY_REWRITER}"
+        what = BY_REWRITER
     key = tag("i", class_="swatch", style=f"background:var(--c{style})")
     return [tag("span", key, name, class_="arm"), tag("small", what)]
 
@@ -222,23 +221,24 @@ def _label(results: dict[str, Any], method: str) -> list[Any]:
 def _table(results: dict[str, Any]) -> list[Markup]:
     facts = "general_facts" in results["before"]
     head = ["", "Closed book", "Open book", *(["General facts"] if facts else []),
-            "General text", "Synthetic tokens", "Unique of them"]  # fmt: skip
-    lines = []
-    for method, scores in [("before", results["before"]), *(
-        (arm["method"], arm) for arm in whole_arms(results))]:  # fmt: skip
-        lines.append([
+            "General text", "Texts, tokens"]  # fmt: skip
+    before = ("before", results["before"])
+    lines = [
+        [
             _label(results, method),
             _score(scores["closed_book"]),
             _score(scores["open_book"]),
             *([_score(scores.get("general_facts"))] if facts else []),
             wording.loss(scores["general_loss"]["value"]),
-            wording.count(scores.get("synthetic_tokens")),
             wording.count(scores["texts"]["tokens"]) if "texts" in scores else wording.DASH,
-        ])  # fmt: skip
+        ]
+        for method, scores in (before, *((arm["method"], arm) for arm in whole_arms(results)))
+    ]
+    read = max(arm["synthetic_tokens"] for arm in results["arms"])
     lead = (
         "Four-way questions, answered by the likeliest choice; intervals are 95%, over documents. "
-        "General text: nats a token on documents that no training has seen. All arms are trained "
-        "on as many tokens."
+        "General text: nats a token on documents that no training has seen. Whatever its texts "
+        f"come to, each arm reads {wording.count(read)} tokens of them, and the same general text."
     )
     return [tag("p", lead, class_="lead"), rows(head, lines, "What is known")]
 

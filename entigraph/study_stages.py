@@ -10,6 +10,7 @@ W/scores            what each model knows: before, and after each arm
 import dataclasses
 import json
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,8 @@ def train_arm(
     e, replace, share = experiment, dataclasses.replace, experiment.study.replay
     tokens = max(1, round(arm.share * e.num_steps)) * e.tokens_per_step
     path = tokenizer_path(model)
-    wanted = round(tokens * (1 - share) / e.study.passes)
+    # Of the library itself no part is left out: a smaller budget reads all of it less often.
+    wanted = sys.maxsize if arm.method == RAW else round(tokens * (1 - share) / e.study.passes)
     subset = write_subset(e, texts, wanted, load_tokenizer(path), place / "texts")
     stores = {
         name: str(prepare_store(spec, folder, e, path, held_out=0.0).path)

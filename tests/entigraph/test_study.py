@@ -78,6 +78,8 @@ def test_all_arms_are_measured_at_equal_tokens(whole):
     # A tenth of what was read is general text, by the examples themselves.
     for arm in rows.values():
         assert arm["consumed"]["replay"]["share"] == pytest.approx(0.1, abs=0.03)
+    for share in (0.5, 1.0):  # of the library itself no part is left out
+        assert rows["raw", share]["texts"]["documents"] == results["library"]["documents"]
     assert rows["entigraph", 0.5]["texts"]["tokens"] < rows["entigraph", 1.0]["texts"]["tokens"]
     assert rows["entigraph", 1.0]["consumed"]["synthetic"]["passes"] <= 1.01
     assert set(results["against_raw"]) == {"entigraph"}
