@@ -180,12 +180,6 @@ def chosen_arms(experiment: Experiment) -> list[str]:
         raise UserError(f"config.arms.run: {unknown[0]!r} is no arm; there are: {', '.join(ARMS)}")
     if "baseline" not in arms:
         raise UserError("config.arms.run has no baseline, with which all others are compared")
-    synthesizer = experiment.arms.synthesizer
-    if synthesizer not in ("baseline", "tuned_baseline") or synthesizer not in arms:
-        raise UserError(
-            f"config.arms.synthesizer is {synthesizer!r}; it has to be baseline or tuned_baseline, "
-            "and in config.arms.run"
-        )
     for needy, needed in (("longer_baseline", "sbp"), ("tuned_sbp", "sbp")):
         if needy in arms and needed not in arms:
             raise UserError(f"config.arms.run: {needy} needs the arm {needed}, which is not there")
@@ -194,6 +188,17 @@ def chosen_arms(experiment: Experiment) -> list[str]:
     for settings in grid(experiment):
         replaced(experiment, settings)  # refuses what cannot be
     if any(ARMS[arm].synthetic for arm in arms):
+        synthesizer = experiment.arms.synthesizer
+        if synthesizer not in ("baseline", "tuned_baseline"):
+            raise UserError(
+                f"config.arms.synthesizer is {synthesizer!r}; it has to be baseline or "
+                "tuned_baseline"
+            )
+        if synthesizer not in arms:
+            raise UserError(
+                f"config.arms.run has no {synthesizer}, whose checkpoint becomes the synthesizer; "
+                "name it there, or set --config.arms.synthesizer=baseline"
+            )
         tuning_run(experiment, dict.fromkeys(("train", "held_out"), "pairs"), "", "")
     return [arm for arm in ARMS if arm in arms]
 

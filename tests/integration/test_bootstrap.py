@@ -52,6 +52,9 @@ def get_config():
     return config
 """
 
+# With so short a run's best settings, which are the baseline's: nothing else becomes another.
+TUNED_WRITES = "--config.arms.synthesizer=tuned_baseline"
+
 
 def start(folder, arms, *flags):
     config = folder / "config.py"
@@ -78,7 +81,7 @@ def run(folder, arms, *flags):
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     sweep = "--sweep=arms.synthetic_share=0.2 pairing.min_score=0.3,0.4"
-    return folder, run(folder, ",".join(ARMS), "--config.rounds=2", sweep)
+    return folder, run(folder, ",".join(ARMS), "--config.rounds=2", sweep, TUNED_WRITES)
 
 
 @pytest.mark.slow
@@ -93,6 +96,8 @@ def test_every_arm_has_the_same_tokens_and_a_loss(whole):
     tuned = arms["tuned_baseline"][0]
     assert tuned["settings"]["model.dropout"] == 0.0  # so short a run is best without
     assert tuned["held_out_loss"] == arms["baseline"][0]["held_out_loss"]
+    of_synthesizer = folder / "w" / "seed0" / "sbp_documents" / "synthesizer" / "config.json"
+    assert "/seed0/tuned_baseline/" in json.loads(of_synthesizer.read_text())["init_from"]
     flops = {arm: runs[0]["total_flops"] / runs[0]["train_flops"] for arm, runs in arms.items()}
     assert flops["baseline"] == flops["oracle"] == 1
     assert flops["tuned_baseline"] == 2
@@ -271,11 +276,11 @@ def test_what_is_damaged_in_a_workdir_is_said_and_what_is_deleted_made_again(who
     for record in (documents / "pair.json", folder / "w" / "seed0" / "sbp" / "held_out.json"):
         whole_record = record.read_bytes()
         record.write_bytes(whole_record[:40])
-        assert start(folder, "baseline,sbp").wait() == 2
+        assert start(folder, "baseline,tuned_baseline,sbp", TUNED_WRITES).wait() == 2
         assert f"{record}: damaged" in (folder / "log").read_text().splitlines()[-1]
         record.write_bytes(whole_record)
     shutil.rmtree(documents / "kept")
-    after = run(folder, "baseline,sbp")
+    after = run(folder, "baseline,tuned_baseline,sbp", TUNED_WRITES)
     for name in ("samples", "synthesis"):
         assert after[name] == before[name]
     assert after["quality"]["table"] == before["quality"]["table"]
@@ -329,6 +334,8 @@ def test_a_damaged_config_of_a_workdir_is_one_line(tmp_path):
         ("config.arms.run=sbp,oracle", "config.arms.run has no baseline"),
         ("config.arms.run=baseline,longer_baseline", "longer_baseline needs the arm sbp"),
         ("config.arms.run=baseline,tuned_sbp", "tuned_sbp needs the arm sbp"),
+        ("config.arms.run=baseline,sbp", "no tuned_baseline, whose checkpoint becomes the synth"),
+        ("config.arms.synthesizer=sbp", "is 'sbp'; it has to be baseline or tuned_baseline"),
         ("config.tuning.tokens=100", "config.tuning.tokens=100 is no whole number of steps"),
         ("config.arms.dropouts=low", "config.arms.dropouts is 'low'; write it as '0.0,0.1'"),
         ("config.arms.dropouts=0.1,1.5", "config.model.dropout is 1.5; it has to be at least 0"),
