@@ -29,8 +29,9 @@ from sbp_jax.data.pack import write_pairs
 from sbp_jax.data.tokenizer import NO_CHAT, Tokenizer, load_tokenizer
 from sbp_jax.errors import UserError
 
-INPUT = flags.DEFINE_string("input", None, "Conversations, as data.input.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.")
+# Others that import this module, or are imported by it, have flags of these names too.
+INPUT = flags.DEFINE_string("input", None, "Conversations, as data.input.", allow_override=True)
+OUTPUT = flags.DEFINE_string("output", None, "Folder of the store.", allow_override=True)
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "The model's folder, as data.tokenizer.")
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 log = logging.getLogger(__name__)
