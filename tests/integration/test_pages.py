@@ -14,12 +14,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_page(page, folder):
-    """In the folder, with a free port in place of the page's; what was printed."""
+def run_page(page, folder, replaced=None):
+    """In the folder, with a free port in place of the page's, and what else is replaced; what was
+    printed.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     text = (ROOT / "docs" / page).read_text()
+    for old, new in (replaced or {}).items():
+        assert old in text, f"{page} has no {old!r}"
+        text = text.replace(old, new)
     script = ["set -eu"]
     for kind, block in re.findall(r"```(python|bash)\n(.*?)```", text, re.DOTALL):
         block = block.replace("8011", port)
