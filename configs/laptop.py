@@ -5,7 +5,7 @@
 
 The first is the whole loop on the embedded toy world: repetition (14 passes), repetition with more
 dropout, an oracle with unique documents, and SBP, which wins back 61% of what repetition loses to
-the oracle and 23% of what the better regularised one loses (docs/regime.md). The second is its
+the oracle and 22% of what the better regularised one loses (docs/regime.md). The second is its
 baseline alone. With `--config.data.input=PATH` both take your own documents.
 
 `:quick` is a smaller one, for a try; `:controls` adds the arms that nobody has published: random
