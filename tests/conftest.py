@@ -12,13 +12,14 @@ import tempfile
 import pytest
 from hypothesis import settings
 
-_compilation_cache = tempfile.TemporaryDirectory(prefix="sbp_jax-compiled-")
-atexit.register(_compilation_cache.cleanup)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share what any of them has compiled
+    _compilation_cache = tempfile.TemporaryDirectory(prefix="sbp_jax-compiled-")
+    atexit.register(_compilation_cache.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compilation_cache.name
 
 os.environ.update(
     JAX_PLATFORMS="cpu",
     XLA_FLAGS="--xla_force_host_platform_device_count=8",
-    JAX_COMPILATION_CACHE_DIR=_compilation_cache.name,
     TF_CPP_MIN_LOG_LEVEL="2",  # XLA's and TensorFlow's warnings
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
