@@ -4,6 +4,7 @@ Eight fake CPU devices let tests build meshes in-process; what is not sharded ru
 """
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -32,6 +33,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Machines differ in speed, so an example has no deadline; CI sees the same examples each time.
 settings.register_profile("sbp_jax", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("sbp_jax")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_the_programs_of_other_files():
+    """XLA:CPU maps some pages for each program that it compiles, and the process that has 65,530
+    maps (vm.max_map_count) dies at the next: all tests together have more.
+    """
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+
 
 STATUS = pytest.StashKey[int]()
 
