@@ -1,0 +1,324 @@
+"""The bank of ideas, W/ideas.db: what was thought of, run, and found; and the queue of runs.
+
+One process writes (the search), any number read. A row is written before what it announces is done:
+after kill -9 the rows in state `running` are exactly the runs to look after.
+"""
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from research_env.outcome import Outcome, State
+from research_env.researcher.interface import BASELINE, Proposal
+from sbp_jax.errors import UserError
+
+QUEUED, RUNNING = "queued", "running"
+SEARCH, SELECTION, FINAL = "search", "selection", "final"
+NAME = "ideas.db"
+_WAIT_SECONDS = 30  # for another writer, as `rerun` is beside a search
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS ideas(
+  id INTEGER PRIMARY KEY, hash TEXT UNIQUE NOT NULL, title TEXT, text TEXT, diff TEXT,
+  parents TEXT, strategy TEXT, author TEXT, kind TEXT, state TEXT, reason TEXT, score REAL,
+  cost REAL, tokens INTEGER, seconds REAL, created REAL, finished REAL, group_id TEXT,
+  promoted INTEGER, niche TEXT, context TEXT);
+CREATE INDEX IF NOT EXISTS ideas_by_score ON ideas(state, score);
+CREATE TABLE IF NOT EXISTS runs(
+  id INTEGER PRIMARY KEY, idea INTEGER NOT NULL, split TEXT, seed INTEGER, attempt INTEGER,
+  state TEXT, score REAL, seconds REAL, reason TEXT, log TEXT, metrics TEXT,
+  started REAL, finished REAL, UNIQUE(idea, split, seed, attempt));
+CREATE INDEX IF NOT EXISTS runs_by_state ON runs(state);
+CREATE TABLE IF NOT EXISTS repairs(idea INTEGER, attempt INTEGER, error TEXT, diff TEXT);
+CREATE TABLE IF NOT EXISTS contexts(sha TEXT PRIMARY KEY, text TEXT);
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
+"""
+
+
+class Idea(NamedTuple):
+    """A row of `ideas`, in its order."""
+
+    id: int
+    hash: str
+    title: str
+    text: str
+    diff: str
+    parents: tuple[int, ...]
+    strategy: str
+    author: str
+    kind: str
+    state: str
+    reason: str
+    score: float | None  # the mean of its runs on the search split
+    cost: float
+    tokens: int
+    seconds: float
+    created: float
+    finished: float | None
+    group_id: str
+    promoted: bool
+    niche: str
+    context: str  # sha of a row of `contexts`
+
+
+class Run(NamedTuple):
+    """A row of `runs`, in its order."""
+
+    id: int
+    idea: int
+    split: str
+    seed: int
+    attempt: int
+    state: str
+    score: float | None
+    seconds: float
+    reason: str
+    log: str  # a path below the workdir
+    metrics: dict[str, float]
+    started: float | None
+    finished: float | None
+
+
+class Duplicate(ValueError):
+    """This very change is in the bank, as idea `existing`."""
+
+    def __init__(self, existing: int):
+        super().__init__(f"the same change as idea {existing}")
+        self.existing = existing
+
+
+def content_hash(diff: str, text: str = "") -> str:
+    """Of the change; of the words only where there is no change to tell ideas apart by."""
+    return hashlib.sha256((diff if diff.strip() else f"no change: {text}").encode()).hexdigest()
+
+
+def _storable(value: Any) -> Any:
+    """Models write half characters at times, which no file can hold."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+class Bank:
+    """Use one per thread. `write=False` opens what exists, read-only."""
+
+    def __init__(self, path: Path | str, write: bool = False):
+        self.path = str(path)
+        if write:
+            self._db = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
+            # NORMAL: a killed process loses nothing; a power cut may, which runs something again.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+        elif not Path(path).exists():
+            raise UserError(f"{path}: no such bank; python -m research_env.search makes one")
+        else:
+            uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
+        try:
+            self._db.execute("SELECT key FROM meta LIMIT 1").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path}: not a bank of ideas ({error}); name another") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> "Bank":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is written inside is there as a whole or not at all; may be nested."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # Ideas
+
+    def add(self, proposal: Proposal, strategy: str = "", group: str = "", niche: str = "") -> int:
+        """The new idea's number, in state `queued` and without runs. Raises Duplicate."""
+        digest = content_hash(proposal.diff, f"{proposal.title}\n{proposal.text}")
+        with self.at_once():
+            known = self._db.execute("SELECT id FROM ideas WHERE hash=?", (digest,)).fetchone()
+            if known:
+                raise Duplicate(known[0])
+            (number,) = self._db.execute("SELECT coalesce(max(id) + 1, 0) FROM ideas").fetchone()
+            if (number == 0) != (proposal.kind == BASELINE):
+                raise ValueError("idea 0, and no other, is the baseline")
+            row: tuple[Any, ...] = (number, digest, proposal.title, proposal.text, proposal.diff)
+            row += (json.dumps(proposal.parents), strategy, proposal.author, proposal.kind)
+            row += (QUEUED, "", None, proposal.cost, proposal.tokens, 0.0, time.time(), None)
+            row += (group, 0, niche or proposal.niche, self._keep_context(proposal.context))
+            row = tuple(_storable(value) for value in row)
+            self._db.execute(f"INSERT INTO ideas VALUES({','.join('?' * len(row))})", row)
+        return number
+
+    def idea(self, number: int) -> Idea:
+        for idea in self._ideas("WHERE id=?", number):
+            return idea
+        raise UserError(f"{self.path}: no idea {number}")
+
+    def ideas(self, state: str = "") -> list[Idea]:
+        """In the order in which they came."""
+        return self._ideas("WHERE state=? ORDER BY id", state) if state else self._ideas("")
+
+    def ended(self) -> list[Idea]:
+        """In the order in which they ended, the baseline among them."""
+        return self._ideas("WHERE finished IS NOT NULL ORDER BY finished, id")
+
+    def best(self, n: int, above: float | None = None) -> list[Idea]:
+        """The best ideas that ran, without the baseline; only those better than `above`."""
+        up = self.direction == "maximize"
+        better = "" if above is None else f"AND score {'>' if up else '<'} {float(above)!r}"
+        where = f"WHERE state=? AND kind<>'{BASELINE}' {better}"
+        return self._ideas(f"{where} ORDER BY score {'DESC' if up else 'ASC'}, id LIMIT ?", "ok", n)
+
+    def count(self, state: str = "") -> int:
+        """Of ideas beside the baseline."""
+        where, values = ("AND state=?", (state,)) if state else ("", ())
+        query = f"SELECT count(*) FROM ideas WHERE kind<>'{BASELINE}' {where}"
+        return self._db.execute(query, values).fetchone()[0]
+
+    def context(self, sha: str) -> str:
+        found = self._db.execute("SELECT text FROM contexts WHERE sha=?", (sha,)).fetchone()
+        return found[0] if found else ""
+
+    def conclude(self, number: int) -> Idea | None:
+        """Ends an idea whose runs on the search split have all ended: the last attempt of each seed
+        counts, and any that is not ok is the idea's own state. None while runs are open.
+        """
+        last = {run.seed: run for run in self.runs(number, SEARCH)}  # the later attempt wins
+        if not last or any(run.state in (QUEUED, RUNNING) for run in last.values()):
+            return None
+        failed = next((run for run in last.values() if run.state != State.OK), None)
+        scores = [run.score for run in last.values() if run.score is not None]
+        score = None if failed else sum(scores) / len(scores)
+        state, reason = (failed.state, failed.reason) if failed else (State.OK.value, "")
+        self._db.execute(
+            "UPDATE ideas SET state=?, reason=?, score=?, finished=?, seconds="
+            "(SELECT total(seconds) FROM runs WHERE idea=? AND split=?) WHERE id=?",
+            (state, reason, score, time.time(), number, SEARCH, number),
+        )
+        return self.idea(number)
+
+    def promote(self, number: int) -> None:
+        """Marks one of those that are run again on the selection split."""
+        self._db.execute("UPDATE ideas SET promoted=1 WHERE id=?", (number,))
+
+    def repaired(self, number: int, attempt: int, error: str, repair: Proposal) -> None:
+        """Puts a repaired change in the place of the idea's own, and adds what it cost."""
+        with self.at_once():
+            self._db.execute(
+                "INSERT INTO repairs VALUES(?,?,?,?)", (number, attempt, error, repair.diff)
+            )
+            # Its hash remains that of the change as proposed, which must not come again either.
+            self._db.execute(
+                "UPDATE ideas SET diff=?, cost=cost+?, tokens=tokens+? WHERE id=?",
+                (repair.diff, repair.cost, repair.tokens, number),
+            )
+
+    def repairs(self, number: int) -> list[tuple[int, str, str]]:
+        """Attempt, error and repaired diff of each."""
+        query = "SELECT attempt, error, diff FROM repairs WHERE idea=? ORDER BY attempt"
+        return self._db.execute(query, (number,)).fetchall()
+
+    # Runs
+
+    def enqueue(self, idea: int, split: str, seed: int, attempt: int = 0) -> int | None:
+        """The new run's number; None if there is this very one."""
+        query = "INSERT OR IGNORE INTO runs VALUES(NULL,?,?,?,?,?,NULL,0,'','','{}',NULL,NULL)"
+        done = self._db.execute(query, (idea, split, seed, attempt, QUEUED))
+        if done.rowcount and split == SEARCH:
+            self._db.execute("UPDATE ideas SET state=?, finished=NULL WHERE id=?", (QUEUED, idea))
+        return done.lastrowid if done.rowcount else None
+
+    def claim(self) -> Run | None:
+        """The next in the queue, from now on `running`."""
+        with self.at_once():
+            queued = self._runs("WHERE state=? ORDER BY idea, id LIMIT 1", QUEUED)
+            if not queued:
+                return None
+            run = queued[0]
+            self._db.execute(
+                "UPDATE runs SET state=?, started=? WHERE id=?", (RUNNING, time.time(), run.id)
+            )
+            self._db.execute(
+                "UPDATE ideas SET state=? WHERE id=? AND state=?", (RUNNING, run.idea, QUEUED)
+            )
+        return self.run(run.id)
+
+    def requeue(self, run: int) -> None:
+        """As if it had never been claimed."""
+        self._db.execute("UPDATE runs SET state=?, started=NULL WHERE id=?", (QUEUED, run))
+
+    def finish(self, run: int, outcome: Outcome, log: str = "") -> Run:
+        metrics = json.dumps(dict(outcome.metrics))
+        row = (outcome.state.value, outcome.score, outcome.seconds, outcome.reason, log, metrics)
+        self._db.execute(
+            "UPDATE runs SET state=?, score=?, seconds=?, reason=?, log=?, metrics=?, finished=? "
+            "WHERE id=?",
+            (*row, time.time(), run),
+        )
+        return self.run(run)
+
+    def run(self, number: int) -> Run:
+        return self._runs("WHERE id=?", number)[0]
+
+    def runs(self, idea: int, split: str = "") -> list[Run]:
+        """In the order in which they were wanted, so that a later attempt comes later."""
+        if split:
+            return self._runs("WHERE idea=? AND split=? ORDER BY attempt, id", idea, split)
+        return self._runs("WHERE idea=? ORDER BY id", idea)
+
+    def open_runs(self, state: str = "") -> list[Run]:
+        """Queued, running, or both."""
+        states = (state, state) if state else (QUEUED, RUNNING)
+        return self._runs("WHERE state IN (?,?) ORDER BY idea, id", *states)
+
+    # Facts of the search
+
+    @property
+    def direction(self) -> str:
+        return self.get("direction", "maximize")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        return json.loads(found[0]) if found else default
+
+    def set(self, key: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (key, json.dumps(value)))
+
+    def meta(self) -> dict[str, Any]:
+        rows = self._db.execute("SELECT key, value FROM meta ORDER BY key")
+        return {key: json.loads(value) for key, value in rows}
+
+    def _keep_context(self, text: str) -> str:
+        if not text:
+            return ""
+        sha = hashlib.sha256(text.encode()).hexdigest()
+        self._db.execute("INSERT OR IGNORE INTO contexts VALUES(?,?)", (sha, text))
+        return sha
+
+    def _ideas(self, where: str, *values: Any) -> list[Idea]:
+        rows = self._db.execute(f"SELECT * FROM ideas {where}", values)
+        return [
+            Idea(*row)._replace(parents=tuple(json.loads(row[5])), promoted=bool(row[18]))
+            for row in rows
+        ]
+
+    def _runs(self, where: str, *values: Any) -> list[Run]:
+        rows = self._db.execute(f"SELECT * FROM runs {where}", values)
+        return [Run(*row)._replace(metrics=json.loads(row[10])) for row in rows]
