@@ -29,6 +29,7 @@ class Resource:
 
     cores: int = 1
     gpus: int = 0
+    gpu_ids: tuple[int, ...] = ()  # which, where somebody assigned them; otherwise the first
 
 
 class Ended(StrEnum):
@@ -49,6 +50,10 @@ class Executed(NamedTuple):
     reason: str = ""  # where it did not simply exit
 
 
+class Unreadable(Exception):
+    """What `read_out` was asked for is not there, leads out of /work, or is too large."""
+
+
 class Sandbox(Protocol):
     """Opened with what it may read (`read_only`: path inside -> path here); closed by `with`."""
 
@@ -57,7 +62,7 @@ class Sandbox(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def copy_in(self, source: Path, target: str) -> None:
-        """A file or folder to a path below /work."""
+        """A file or folder to a path below /work, or a folder's contents to /work itself."""
         ...
 
     def exec(
@@ -69,12 +74,16 @@ class Sandbox(Protocol):
         """In /work. When it returns, every process that it started is gone."""
         ...
 
-    def read_out(self, path: str, target: Path, most_mb: int = 1024) -> None:
-        """A file or folder below /work, without following a link out of it."""
+    def read_out(self, path: str, target: Path, most_mb: int = 1024) -> tuple[str, ...]:
+        """A file or folder below /work to `target`, which is made; `Unreadable` if it cannot.
+
+        Links that stay inside the folder are copied as links; files with several names become
+        several files. Returns what was left out: other links, devices, sockets, pipes.
+        """
         ...
 
     def kill(self) -> None:
-        """From another thread: `exec` returns at once with KILLED."""
+        """From another thread: `exec` returns at once with KILLED, and so does any later one."""
         ...
 
 

@@ -1,0 +1,186 @@
+"""Bubblewrap, the default on Linux: two shells of namespaces, the inner one anew for each program.
+
+The outer shell lives as long as the sandbox. It holds the disk, a tmpfs, and the holder, which
+starts an inner shell for each `exec` (own user, process, IPC, host and network namespaces, no
+network interface but an unconnected loopback) and watches it. Where the harness is root, candidates
+are nobody: a root without capabilities still owns much of /proc/sys, and no limit on the number of
+processes holds for it. docs/sandboxes.md says what enforces what.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from research_env.sandbox import seccomp
+from research_env.sandbox.held import MODULES, SOURCES, Held, Plan, base_python
+from research_env.sandbox.protocol import Resource
+from sbp_jax.errors import UserError
+
+BOX = "/.sandbox"  # in the outer shell
+DISK, GIVEN, LIBRARY = f"{BOX}/disk", f"{BOX}/given", f"{BOX}/library"
+VENV = "/venv"
+NOBODY = 65534
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
+OF_ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types")
+RESERVED = ("/usr", "/bin", "/sbin", "/lib", "/etc", "/proc", "/dev", "/sys", "/tmp", "/run", VENV)
+OWN_FILES = ("passwd", "group", "hosts", "nsswitch.conf")  # etc/ beside this file
+
+
+def bubblewrap(resource: Resource, read_only: Mapping[str, Path]) -> Held:
+    check_paths(read_only)
+    root = os.getuid() == 0
+    user = NOBODY if root and _mapped(NOBODY) else None
+    outer = [_bwrap(), *_namespaces("pid", "ipc", "uts"), "--cap-add", "ALL"]
+    if not root:
+        outer += ["--unshare-user", "--uid", "0", "--gid", "0"]
+    outer += [*_system(SOURCES / "etc"), "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    outer += [*_folders(DISK), *_folders(GIVEN), *_folders(f"{LIBRARY}/research_env/sandbox")]
+    outer += _folders(f"{BOX}/proc")
+    for name in MODULES:
+        outer += ["--ro-bind", f"{SOURCES / name}", f"{LIBRARY}/research_env/sandbox/{name}"]
+    inner = ["bwrap", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"]
+    inner += [*_namespaces("pid", "ipc", "uts", "net"), "--unshare-cgroup-try"]
+    inner += ["--as-pid-1", "--new-session", "--die-with-parent", "--clearenv"]
+    inner += ["--hostname", "sandbox", *_system(Path("/etc"))]
+    inner += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    inner += ["--bind", f"{DISK}/tmp", "/tmp", "--bind", f"{DISK}/work", "/work"]
+    inner += ["--bind", f"{DISK}/shm", "/dev/shm"]
+    gpus, visible = _gpus(resource)
+    outer += gpus
+    inner += [*gpus, "--remount-ro", "/dev"]
+    for i, (path, source) in enumerate(sorted(read_only.items())):
+        outer += ["--ro-bind", str(source.resolve()), f"{GIVEN}/{i}"]
+        inner += ["--ro-bind", f"{GIVEN}/{i}", path]
+    for source, path in _python():
+        outer += [*_folders(str(PurePosixPath(path).parent)), "--ro-bind", source, path]
+        inner += [*_folders(str(PurePosixPath(path).parent)), "--ro-bind", path, path]
+    inside = f"{LIBRARY}/research_env/sandbox/inside.py"
+    inner += ["--ro-bind", inside, "/run/inside.py", "--remount-ro", "/", "--chdir", "/work"]
+    return Held(
+        Plan(
+            outer=outer,
+            python=base_python(),
+            library=LIBRARY,
+            before=inner,
+            inside=[base_python(), "-I", "-S", "-B", "/run/inside.py"],
+            work=f"{DISK}/work",
+            disk=DISK,
+            proc=f"{BOX}/proc",
+            user=user,
+            filter=seccomp.program(),
+            environment=environment(_venv_path()) + visible,
+        ),
+        resource.cores,
+    )
+
+
+def environment(python: str) -> tuple[tuple[str, str], ...]:
+    """Of a candidate, before what it is given; `python` is the folder of its interpreter."""
+    return (
+        ("PATH", f"{python}:/usr/local/bin:/usr/bin:/bin"),
+        ("HOME", "/tmp"),
+        ("TMPDIR", "/tmp"),
+        ("LANG", "C.UTF-8"),
+    )
+
+
+def check_paths(read_only: Mapping[str, Path]) -> None:
+    for path, source in read_only.items():
+        parts = PurePosixPath(path)
+        clean = str(parts) == path and parts.is_absolute() and ".." not in parts.parts
+        reserved = [r for r in RESERVED if parts.is_relative_to(r)]
+        if not clean or reserved or path in ("/", "/work"):
+            raise UserError(f"{path}: cannot be given read-only; name a path such as /data")
+        if not source.exists():
+            raise UserError(f"{source}: no such file or folder, to be {path} in the sandbox")
+
+
+def check() -> None:
+    """That it works on this machine; one trial."""
+    bwrap = _bwrap()
+    trial = [bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--ro-bind", "/", "/"]
+    done = subprocess.run([*trial, "true"], capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise UserError(
+            f"bubblewrap cannot make namespaces here ({reason[0]}); allow them (on Ubuntu: sysctl "
+            "kernel.apparmor_restrict_unprivileged_userns=0; in Docker: --privileged), or name "
+            "another sandbox"
+        )
+
+
+def _bwrap() -> str:
+    found = shutil.which("bwrap")
+    if not found or sys.platform != "linux":
+        raise UserError(
+            "bubblewrap is not installed: apt-get install bubblewrap (Linux only), or name another "
+            "sandbox"
+        )
+    return found
+
+
+def _namespaces(*names: str) -> list[str]:
+    return [f"--unshare-{name}" for name in names]
+
+
+def _folders(path: str) -> list[str]:
+    """Made with all above them, readable: bubblewrap's own would be its user's alone."""
+    parts = [*reversed(PurePosixPath(path).parents), PurePosixPath(path)][1:]
+    return [word for part in parts for word in ("--perms", "0755", "--dir", str(part))]
+
+
+def _system(own: Path) -> list[str]:
+    words: list[str] = []
+    for path in SYSTEM:
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            words += ["--ro-bind", path, path]
+    words += _folders("/etc") + _folders("/run")
+    for name in OF_ETC:
+        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for name in OWN_FILES:
+        words += ["--ro-bind", str(own / name), f"/etc/{name}"]
+    return words
+
+
+def _python() -> list[tuple[str, str]]:
+    """The interpreter at its own path, to which links lead, and its virtual environment."""
+    base = {sys.base_prefix, os.path.realpath(sys.base_prefix)}
+    found = [(path, path) for path in sorted(base) if not path.startswith("/usr")]
+    if sys.prefix != sys.base_prefix:
+        found.append((sys.prefix, VENV))
+    return found
+
+
+def _venv_path() -> str:
+    return f"{VENV if sys.prefix != sys.base_prefix else sys.prefix}/bin"
+
+
+def _gpus(resource: Resource) -> tuple[list[str], tuple[tuple[str, str], ...]]:
+    """NVIDIA's devices, and the variable that names them to CUDA."""
+    if not resource.gpus:
+        return [], (("CUDA_VISIBLE_DEVICES", ""),)
+    here = [word for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word]
+    ids = [str(i) for i in resource.gpu_ids] or here or [str(i) for i in range(resource.gpus)]
+    ids = ids[: resource.gpus]
+    devices = [f"/dev/nvidia{i}" for i in ids]
+    if missing := [device for device in devices if not os.path.exists(device)]:
+        raise UserError(f"{missing[0]}: no such GPU; ask for fewer than {resource.gpus}")
+    shared = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps")
+    words = [word for device in devices for word in ("--dev-bind", device, device)]
+    for name in shared:
+        words += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
+    words += ["--ro-bind-try", "/sys", "/sys"]
+    # CUDA counts the devices that it can open, from 0
+    return words, (("CUDA_VISIBLE_DEVICES", ",".join(str(i) for i in range(len(devices)))),)
+
+
+def _mapped(user: int) -> bool:
+    """Whether this root may become that user: not in every container."""
+    with open("/proc/self/uid_map") as lines:
+        ranges = [tuple(map(int, line.split())) for line in lines]
+    return any(first <= user < first + count for first, _, count in ranges)
