@@ -63,6 +63,10 @@ class Vllm:
                 tensor_parallel_size=config.tensor,
                 gpu_memory_utilization=config.memory_fraction,
                 enable_prefix_caching=config.prefix_caching,
+                # vLLM 0.32 sets the generator of a request with a seed back where it has computed a
+                # part of the prompt, and PyTorch's generators on CPUs have no such offset: it ends.
+                # Without parts, a step of its own choice has room for the longest prompt.
+                enable_chunked_prefill=False if on_cpu else None,
                 enforce_eager=on_cpu,  # else each start compiles C++ for a minute
                 kv_cache_memory_bytes=_cache_bytes(settings, config) if on_cpu else None,
                 use_tqdm_on_load=False,

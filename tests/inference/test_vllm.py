@@ -151,6 +151,24 @@ class TestEngine:
         again = answer(engine, [requests[7]._replace(seed=99)])
         assert again["7"].tokens != together["7"].tokens
 
+    def test_many_long_prompts_with_seeds_at_once(self, run):
+        """More than vLLM computes in a step: it must not cut one in two there, for on CPUs it ends
+        where the second part of a prompt with a seed would come.
+        """
+        rows, length = 48, CONTEXT - 8
+        config = dataclasses.replace(CONFIG, batch_size=rows)
+        engine = Vllm.from_checkpoint(str(run), config, run.parent / "exported")
+        ids = load_tokenizer(str(run / "tokenizer")).encode([SOURCE])[0]
+        prompts = [tuple(ids[i : i + length]) for i in range(0, 2 * rows * length, length)]
+        requests = [Request(str(i), p, WARM, seed=i) for i, p in enumerate(prompts)]
+        try:
+            together = answer(engine, requests)
+            assert len(together) == 2 * rows and rows * length > 4096  # vLLM's step on CPUs
+            assert {c.prompt_tokens for c in together.values()} == {length}
+            assert answer(engine, [requests[47]]) == {"47": together["47"]}
+        finally:
+            engine.close()
+
     def test_ids_that_pad_the_vocabulary_are_never_drawn(self, engine, run):
         hot = Sampling(max_tokens=100, temperature=2.0)
         completions = answer(engine, [Request(str(i), "a", hot, seed=i) for i in range(20)])
