@@ -326,11 +326,14 @@ def test_a_broken_file_of_the_run_is_named(name, content, reason, plain, stopped
     assert f"{stopped / name}: {reason}" in refusal(plain, stopped)
 
 
-def test_a_run_of_another_version_is_refused_by_the_fields_it_lacks(plain, stopped):
+def test_a_run_of_another_version_did_what_the_defaults_say_and_is_refused_where_this_one_does_not(
+    plain, stopped
+):
     recorded = json.loads(to_json(plain))
-    del recorded["train"]["z_loss"]
+    del recorded["train"]["z_loss"], recorded["model"]["d_model"]
     recorded["train"]["zeal"] = 3
     (stopped / "config.json").write_text(json.dumps(recorded))
     error = refusal(plain, stopped)
     assert "config.train.zeal: 3 -> None" in error
-    assert "config.train.z_loss: None -> 0.0001" in error
+    assert f"config.model.d_model: 128 -> {plain.model.d_model}" in error
+    assert "z_loss" not in error
