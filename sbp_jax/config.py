@@ -336,6 +336,29 @@ class StudyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ResearchConfig:
+    """How research_env.search asks a language model for ideas, and for the changes of code that
+    carry them out; the numbers of both are those of arXiv 2601.14525.
+    """
+
+    models: str = ""  # at api's server, "a,b"; empty is api.model
+    ideas: int = 10  # asked for in a call, where they come from the task alone; else it is one
+    retries: int = 2  # of a call whose answer holds no idea of use
+    samples: int = 10  # changes written at the same time for an idea; the first that applies wins
+    revisions: int = 2  # of each that does not apply
+    chat: bool = True  # prompts are messages; else texts to be gone on with
+    context_tokens: int = 32_768  # of a prompt and its answer; at most the engine's own
+    answer_tokens: int = 8_192
+    temperature: float = 1.0
+    top_p: float = 1.0
+    thinking_tokens: int = 0  # budget forcing: so much thinking at most; 0 leaves it to the model
+    waits: int = 0  # times that a model which wants to end its thinking is made to go on
+    thinking_style: str = "think"  # plain | think | s1: how that model is told where it thinks
+    max_similarity: float = 0.6  # of two ideas in words; 1 refuses none but the very same
+    prompts: str = ""  # folder of files that replace those of their names in researcher/prompts
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One file describes a whole experiment; each stage reads its own section."""
 
@@ -360,6 +383,7 @@ class Experiment:
     api: ApiConfig = ApiConfig()
     entigraph: EntiGraphConfig = EntiGraphConfig()
     study: StudyConfig = StudyConfig()
+    research: ResearchConfig = ResearchConfig()
 
     @property
     def tokens_per_step(self) -> int:
@@ -386,6 +410,7 @@ def for_training(e: Experiment) -> Experiment:
         api=default.api,
         entigraph=default.entigraph,
         study=default.study,
+        research=default.research,
     )
 
 

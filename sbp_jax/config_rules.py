@@ -26,7 +26,8 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "tuning.batch_size tuning.every_steps quality.samples quality.duplicates "
         "quality.calibration quality.answer_tokens entigraph.window entigraph.entity_tokens "
         "entigraph.samples entigraph.max_tokens entigraph.judged study.passages "
-        "study.passage_characters study.pretraining_tokens study.texts seeds rounds",
+        "study.passage_characters study.pretraining_tokens study.texts seeds rounds research.ideas "
+        "research.samples research.context_tokens research.answer_tokens",
     ),
     (
         "at least 0",
@@ -37,7 +38,9 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "pairing.max_characters pairing.max_per_document synthesis.temperature synthesis.top_k "
         "engine.max_length api.requests_per_minute api.tokens_per_minute api.retries "
         "api.input_price api.output_price tuning.weight_decay tuning.final_lr "
-        "entigraph.max_triples entigraph.tokens_per_document entigraph.temperature",
+        "entigraph.max_triples entigraph.tokens_per_document entigraph.temperature "
+        "research.retries research.revisions research.temperature research.thinking_tokens "
+        "research.waits",
     ),
     (
         "above 0",
@@ -58,13 +61,13 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "from 0 to 1",
         lambda x: 0 <= x <= 1,
         "toyworld.ambiguous pairing.max_overlap synthesis.max_overlap synthesis.max_similarity "
-        "quality.repetition quality.similarity quality.max_overlap",
+        "quality.repetition quality.similarity quality.max_overlap research.max_similarity",
     ),
     ("from -1 to 1", lambda x: -1 <= x <= 1, "pairing.min_score pairing.max_score"),
     (
         "above 0 and at most 1",
         lambda x: 0 < x <= 1,
-        "synthesis.top_p engine.memory_fraction entigraph.top_p",
+        "synthesis.top_p engine.memory_fraction entigraph.top_p research.top_p",
     ),
     (
         "above 0 and below 1",
@@ -104,6 +107,7 @@ def validate(e: "Experiment") -> None:
         ("pairing.engine", e.pairing.engine, ("jax", "vllm")),
         ("pairing.orders", e.pairing.orders, ("neighbors", "both", "one")),
         ("api.protocol", e.api.protocol, ("openai", "anthropic")),
+        ("research.thinking_style", e.research.thinking_style, ("plain", "think", "s1")),
         ("optimizer.name", o.name, ("adamw", "muon")),
         ("optimizer.schedule", o.schedule, ("cosine", "wsd", "constant")),
     ):
