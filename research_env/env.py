@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -79,6 +79,9 @@ class Stage:
     command: str
     limits: Limits
     resource: Resource
+
+    def with_wall_seconds(self, seconds: float) -> "Stage":
+        return replace(self, limits=replace(self.limits, wall_seconds=seconds))
 
 
 class Smoke(NamedTuple):

@@ -70,9 +70,11 @@ def matches(path: str, globs: Iterable[str]) -> bool:
     return any(_pattern(glob).fullmatch(path) for glob in globs)
 
 
-def copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path, but: Path | None = None) -> None:
     """Own copies of the regular files, without caches and without the source's permissions."""
     for path in listed(source):
+        if but and (source / path).is_relative_to(but):
+            continue
         place = target / path
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / path, place)
