@@ -1,0 +1,90 @@
+"""The language models that `config` names, as the researcher of a search."""
+
+from dataclasses import replace
+
+from research_env.bank import Bank
+from research_env.env import Environment
+from research_env.researcher.asking import Manner, Model, Purse, Spent
+from research_env.researcher.language import Language
+from research_env.researcher.wording import wording
+from sbp_jax.config import Experiment
+from sbp_jax.errors import UserError
+from sbp_jax.inference.budget_forcing import STYLES, Forcing
+from sbp_jax.inference.engine import EngineOpener
+
+
+def names(kind: str, experiment: Experiment, checkpoint: str | None) -> tuple[str, ...]:
+    """Of the models, the first of which answers a wish that names none."""
+    if kind != "api":
+        if experiment.research.models:
+            raise UserError("config.research.models names models of a server: --engine=api")
+        return (checkpoint or "",)
+    given = experiment.research.models or experiment.api.model
+    found = tuple(name.strip() for name in given.split(",") if name.strip())
+    if not found:
+        raise UserError("config.api.model is empty; give the name that the server knows it by")
+    return tuple(dict.fromkeys(found))
+
+
+def open_language(
+    kind: str,
+    experiment: Experiment,
+    checkpoint: str | None,
+    env: Environment,
+    bank: Bank,
+    folder: str,
+    seed: int = 0,
+    max_tokens: int | None = None,
+    max_cost: float | None = None,
+) -> Language:
+    """`kind` is api, vllm or jax. `folder` is for vLLM's copy of a checkpoint. The caps are those
+    of the whole search, in which the bank's ideas have had their share. The bank is the search's
+    own, open for writing.
+    """
+    research, api = experiment.research, experiment.api
+    if max_cost and not (kind == "api" and (api.input_price or api.output_price)):
+        raise UserError(
+            "--max_cost is no limit where nothing has a price: set config.api.input_price and "
+            "config.api.output_price with --engine=api"
+        )
+    purse = Purse(max_tokens, max_cost or None, spent(bank))
+    models = []
+    for name in names(kind, experiment, checkpoint):
+        own = replace(experiment, api=replace(api, model=name)) if kind == "api" else experiment
+        opener = EngineOpener(kind, own, checkpoint, folder)
+        opener.fingerprint()  # what is wrong with a checkpoint or an address shows now
+        models.append(Model(opener, name, manner(experiment), purse))
+    if kind != "api":
+        research = replace(research, context_tokens=_context(experiment, checkpoint))
+    language = Language(env, models, wording(research.prompts), research, seed)
+    bank.set("author", language.record)
+    return language
+
+
+def manner(experiment: Experiment) -> Manner:
+    research = experiment.research
+    forcing = None
+    if research.thinking_tokens:
+        # An answer has many lines, so no line's end ends it.
+        style = replace(STYLES[research.thinking_style], stop=())
+        forcing = Forcing(research.thinking_tokens, research.waits, research.answer_tokens, style)
+    return Manner(
+        research.chat, research.temperature, research.top_p, research.answer_tokens, forcing
+    )
+
+
+def spent(bank: Bank) -> Spent:
+    ideas = bank.ideas()
+    cost = sum(idea.cost or 0.0 for idea in ideas) + bank.get("refused_cost", 0.0)
+    return Spent(sum(idea.tokens or 0 for idea in ideas), cost)
+
+
+def _context(experiment: Experiment, checkpoint: str | None) -> int:
+    """Of an engine on this machine."""
+    limit = experiment.engine.max_length
+    if not limit:
+        from sbp_jax.training.checkpoint import run_config
+
+        assert checkpoint
+        limit = run_config(checkpoint).data.sequence_length
+    return min(limit, experiment.research.context_tokens)
