@@ -34,7 +34,7 @@ def chart(figure: Figure) -> Markup:
         "figure",
         draw(figure, WIDE, class_="wide"),
         draw(figure, NARROW, class_="narrow"),
-        _legend(figure),
+        legend(figure),
         tag("figcaption", figure.note) if isinstance(figure, Lines) and figure.note else None,
         class_="chart",
     )
@@ -43,7 +43,7 @@ def chart(figure: Figure) -> Markup:
 def svg(width: float, height: float, label: str, *children: Markup, class_: str) -> Markup:
     return tag(
         "svg", *children, viewBox=f"0 0 {width} {height:.0f}", role="img", aria_label=label,
-        class_=class_, style=f"max-width:{1.35 * width:.0f}px" if width == NARROW else None,
+        class_=class_,
     )  # fmt: skip
 
 
@@ -71,6 +71,14 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def tick_labels(marks: list[float]) -> list[str]:
+    """With as many decimals as tell them apart."""
+    digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9)) if len(marks) > 1 else 2
+    if len(marks) > 1 and round((marks[1] - marks[0]) * 10**digits, 6) % 1:  # steps of 0.25
+        digits += 1
+    return [wording.signed(f"{value:.{digits}f}") for value in marks]
+
+
 def _colour(style: int) -> str:
     return f"var(--c{style})"
 
@@ -79,7 +87,7 @@ def _dash(style: int) -> str | None:
     return ",".join(map(str, STYLES[style].dash)) or None
 
 
-def _marker(style: int, x: float, y: float, size: float = 4.0) -> Markup:
+def marker(style: int, x: float, y: float, size: float = 4.0) -> Markup:
     fill, s = _colour(style), size
     if STYLES[style].marker == "circle":
         return tag("circle", cx=x, cy=y, r=s, fill=fill)
@@ -93,7 +101,7 @@ def _marker(style: int, x: float, y: float, size: float = 4.0) -> Markup:
     return tag("polygon", points=points, fill=fill)
 
 
-def _legend(figure: Figure) -> Markup | None:
+def legend(figure: Figure) -> Markup | None:
     """Below the chart. Lines have theirs at their ends where there is room."""
     if isinstance(figure, Lines):
         keys = [
@@ -102,7 +110,7 @@ def _legend(figure: Figure) -> Markup | None:
                 [
                     tag("line", x1=0, y1=6, x2=30, y2=6, stroke=_colour(line.style),
                         stroke_width=2, stroke_dasharray=_dash(line.style)),
-                    _marker(line.style, 15, 6),
+                    marker(line.style, 15, 6),
                 ],
             )
             for line in figure.lines
@@ -138,20 +146,16 @@ def _lines(figure: Lines, width: int, class_: str) -> Markup:
     y = Scale(low, high, bottom, top)
     drawn: list[Markup] = [text(0, 12, figure.y_label, "small")]
     marks = ticks(low, high, 6 if wide else 5)
-    digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9)) if len(marks) > 1 else 2
-    if len(marks) > 1 and round((marks[1] - marks[0]) * 10**digits, 6) % 1:  # steps of 0.25
-        digits += 1
-    for value in marks:
+    for value, said in zip(marks, tick_labels(marks), strict=True):
         drawn.append(rule(left, y(value), right, y(value), "grid"))
-        drawn.append(text(left - 8, y(value) + 4, wording.signed(f"{value:.{digits}f}"), "small",
-                          "end"))  # fmt: skip
+        drawn.append(text(left - 8, y(value) + 4, said, "small", "end"))
     drawn.append(rule(left, bottom, right, bottom, "axis"))
     for value in ticks(x.low, x.high, 8 if wide else 4):
         drawn.append(rule(x(value), bottom, x(value), bottom + 4, "axis"))
         drawn.append(text(x(value), bottom + 18, wording.count(value), "small", "middle"))
     drawn.append(text((left + right) / 2, bottom + 38, figure.x_label, "small", "middle"))
     if wide:
-        drawn += _end_labels(figure.lines, x, y, right + 12, bottom)
+        drawn += end_labels(figure.lines, x, y, right + 12, bottom)
     plotted = [part for line in figure.lines for part in _line(line, x, y)]
     # An SVG in the SVG clips what lies above `top`, and needs no id, of which a page has one each.
     box = dict(x=left - 6, y=top, width=right - left + 12, height=bottom - top + 6)
@@ -178,13 +182,13 @@ def _line(line: Line, x: Scale, y: Scale) -> Iterator[Markup]:
         )
         said = f"{line.label}, {wording.count(a)}: {wording.loss(b)}{spread}"
         last = i == len(line.x) - 1
-        shown = _marker(line.style, x(a), y(b), 4.0 if last else 2.6)
+        shown = marker(line.style, x(a), y(b), 4.0 if last else 2.6)
         yield tag(
             "g", tag("title", said), tag("circle", cx=x(a), cy=y(b), r=9, class_="hover"), shown
         )
 
 
-def _end_labels(
+def end_labels(
     lines: list[Line], x: Scale, y: Scale, left: float, bottom: float
 ) -> Iterator[Markup]:
     """At the lines' ends, moved apart where they would overlap."""
@@ -198,7 +202,7 @@ def _end_labels(
         end = max(y(line.y[-1]), y.end)
         yield tag("polyline", points=f"{x(line.x[-1]) + 5:.1f},{end:.1f} {left:.1f},{place:.1f}",
                   stroke=_colour(line.style), class_="leader")  # fmt: skip
-        yield _marker(line.style, left + 3, place, 3.5)
+        yield marker(line.style, left + 3, place, 3.5)
         yield text(left + 12, place + 4, fitted(line.label, 160))
 
 
@@ -272,7 +276,7 @@ def _interval(row: Interval, x: Scale, top: float, height: float, width: int) ->
             path = " ".join(f"{x(shown) + dx:.1f},{middle + dy:.1f}" for dx, dy in points)
             drawn.append(tag("polyline", points=path, stroke=colour, class_="whisker"))
     if x.low <= row.value <= x.high:
-        drawn.append(_marker(row.style, x(row.value), middle, 5.5))
+        drawn.append(marker(row.style, x(row.value), middle, 5.5))
     return tag("g", *drawn)
 
 
