@@ -38,15 +38,18 @@ class Spent(NamedTuple):
 class Purse:
     """Of a whole search, shared by all who ask."""
 
-    def __init__(
-        self,
-        max_tokens: int | None = None,
-        max_cost: float | None = None,
-        spent: Spent | None = None,
-    ):
+    def __init__(self, max_tokens: int | None = None, max_cost: float | None = None):
         self._max_tokens, self._max_cost = max_tokens, max_cost
-        self.spent = spent or Spent()  # with what is set aside
+        self.spent = Spent()  # with what is set aside
+        self._begun = False
         self._lock = threading.Lock()
+
+    def begin(self, spent: Callable[[], Spent]) -> None:
+        """With what was spent before, which is looked up once."""
+        with self._lock:
+            if not self._begun:
+                self.spent = self.spent.plus(spent())
+            self._begun = True
 
     def set_aside(self, most: Spent) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ from research_env.researcher import context, executor, ideator, quoting
 from research_env.researcher.asking import Bill, BudgetSpent, Model, Spent
 from research_env.researcher.changes import Codebase, Files, NotApplied
 from research_env.researcher.ideator import NoIdea, Thought
-from research_env.researcher.interface import BASELINE, EXPLOIT, FRESH, Proposal, Want
+from research_env.researcher.interface import BASELINE, EXPLOIT, Proposal, Want
 from research_env.researcher.known import Known
 from research_env.researcher.wording import Wording
 from sbp_jax.config import ResearchConfig
@@ -49,10 +49,10 @@ class Language:
         self._code = Codebase(env)
         self._known = Known(self._code, effort.max_similarity)
         self._lock = threading.Lock()
-        # Fresh ideas of a call that no wish has been given yet, by group and model, with what
-        # their author was shown; and who is about to ask for more.
-        self._left: dict[tuple[str, str], deque[tuple[Thought, str, str]]] = defaultdict(deque)
-        self._asking: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+        # Ideas of a call that no wish has been given yet, under the wish that they answer, with
+        # what their author was shown; and who is about to ask for more.
+        self._left: dict[Want, deque[tuple[Thought, str, str]]] = defaultdict(deque)
+        self._asking: dict[Want, threading.Lock] = defaultdict(threading.Lock)
         self._owed = Bill()  # for wishes that nothing came of
         self._warned = False
         self._silent = 0  # wishes in a row that were not answered at all
@@ -73,6 +73,7 @@ class Language:
     def propose(self, bank: Bank, want: Want) -> Proposal | None:
         """None where all that came was had before, or where there is no budget for more."""
         model, bill = self._models.get(want.model, self._first), Bill()
+        model.purse.begin(lambda: _spent(bank))
         with self._answerable(bill):
             for attempt in range(2):
                 seed = f"{self._seed} {want.wish} {attempt}"
@@ -115,19 +116,19 @@ class Language:
         self, bank: Bank, want: Want, model: Model, seed: str, bill: Bill
     ) -> tuple[Thought, str, str]:
         """An idea, claimed; the answer that held none, in that case; what its author was shown."""
-        if want.kind != FRESH:  # each with parents of its own
-            return self._new_thoughts(bank, want, model, seed, bill, 1)[0]
-        key = (want.group, model.name)
+        alike = want._replace(wish=0)
         with self._lock:
-            asking, left = self._asking[key], self._left[key]
+            asking, left = self._asking[alike], self._left[alike]
         with asking:  # who wishes for the same waits for what the other gets
             if not left:
-                left.extend(self._new_thoughts(bank, want, model, seed, bill, self._effort.ideas))
+                left.extend(self._new_thoughts(bank, want, model, seed, bill))
             return left.popleft()
 
     def _new_thoughts(
-        self, bank: Bank, want: Want, model: Model, seed: str, bill: Bill, count: int
+        self, bank: Bank, want: Want, model: Model, seed: str, bill: Bill
     ) -> list[tuple[Thought, str, str]]:
+        count = self._effort.ideas
+
         def filled(packed: str, task: str) -> str:
             return self._wording.fill("ideate", context=packed, task=task, count=str(count))
 
@@ -245,3 +246,10 @@ class Language:
             self._silent = self._silent + 1 if failure and failure.refused else 0
             if self._silent >= _PATIENCE:
                 raise UserError(f"{model.name} answers no more: {failure}")
+
+
+def _spent(bank: Bank) -> Spent:
+    """In earlier starts of this search."""
+    ideas = bank.ideas()
+    cost = sum(idea.cost or 0.0 for idea in ideas) + bank.get("refused_cost", 0.0)
+    return Spent(sum(idea.tokens or 0 for idea in ideas), cost)

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from research_env.bank import Bank
 from research_env.env import Environment
-from research_env.researcher.asking import Manner, Model, Purse, Spent
+from research_env.researcher.asking import Manner, Model, Purse
 from research_env.researcher.language import Language
 from research_env.researcher.wording import wording
 from sbp_jax.config import Experiment
@@ -31,15 +30,13 @@ def open_language(
     experiment: Experiment,
     checkpoint: str | None,
     env: Environment,
-    bank: Bank,
     folder: str,
     seed: int = 0,
     max_tokens: int | None = None,
     max_cost: float | None = None,
 ) -> Language:
     """`kind` is api, vllm or jax. `folder` is for vLLM's copy of a checkpoint. The caps are those
-    of the whole search, in which the bank's ideas have had their share. The bank is the search's
-    own, open for writing.
+    of the whole search, with what the bank's ideas have cost.
     """
     research, api = experiment.research, experiment.api
     if max_cost and not (kind == "api" and (api.input_price or api.output_price)):
@@ -47,7 +44,7 @@ def open_language(
             "--max_cost is no limit where nothing has a price: set config.api.input_price and "
             "config.api.output_price with --engine=api"
         )
-    purse = Purse(max_tokens, max_cost or None, spent(bank))
+    purse = Purse(max_tokens, max_cost or None)
     models = []
     for name in names(kind, experiment, checkpoint):
         own = replace(experiment, api=replace(api, model=name)) if kind == "api" else experiment
@@ -56,9 +53,7 @@ def open_language(
         models.append(Model(opener, name, manner(experiment), purse))
     if kind != "api":
         research = replace(research, context_tokens=_context(experiment, checkpoint))
-    language = Language(env, models, wording(research.prompts), research, seed)
-    bank.set("author", language.record)
-    return language
+    return Language(env, models, wording(research.prompts), research, seed)
 
 
 def manner(experiment: Experiment) -> Manner:
@@ -71,12 +66,6 @@ def manner(experiment: Experiment) -> Manner:
     return Manner(
         research.chat, research.temperature, research.top_p, research.answer_tokens, forcing
     )
-
-
-def spent(bank: Bank) -> Spent:
-    ideas = bank.ideas()
-    cost = sum(idea.cost or 0.0 for idea in ideas) + bank.get("refused_cost", 0.0)
-    return Spent(sum(idea.tokens or 0 for idea in ideas), cost)
 
 
 def _context(experiment: Experiment, checkpoint: str | None) -> int:

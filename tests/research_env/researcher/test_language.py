@@ -52,7 +52,7 @@ def research(parabola, tmp_path, serve):
         bank.set("noise", 0.01)
         add(bank, Proposal("baseline", "The code as it is.", "", kind=BASELINE), 1.0)
         language = open_language(
-            "api", experiment, None, task, bank, "", max_tokens=max_tokens, max_cost=max_cost
+            "api", experiment, None, task, "", max_tokens=max_tokens, max_cost=max_cost
         )
         opened.append((language, bank))
         return language, bank, server
@@ -90,7 +90,7 @@ class TestProposals:
             return MOVED if RAISE in messages[0]["content"] else block("STEPS = 10", "STEPS = 5")
 
         language, bank, server = research(script)
-        found = [language.propose(bank, Want(FRESH, group="fresh")) for _ in range(2)]
+        found = [language.propose(bank, Want(FRESH, group="fresh", wish=i)) for i in range(2)]
         assert [p.text for p in found] == [RAISE, SHRINK]
         assert [p.tokens for p in found] == [220, 110]
         assert len(server.prompts("Number of ideas")) == 1
@@ -365,7 +365,7 @@ class TestBudget:
         add(bank, Proposal("Raise X", RAISE, "a", tokens=10_000, author="scripted"), 2.0)
         experiment = Experiment(api=ApiConfig(url=server.url, model="scripted"))
         again = open_language(
-            "api", experiment, None, env.load(str(parabola)), bank, "", max_tokens=10_500
+            "api", experiment, None, env.load(str(parabola)), "", max_tokens=10_500
         )
         assert again.propose(bank, Want(FRESH)) is None and server.seen == []
 
