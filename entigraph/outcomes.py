@@ -20,6 +20,7 @@ from entigraph.answers import LETTERS
 from entigraph.questions import Article, Question, fingerprint
 from sbp_jax import files
 from sbp_jax.evaluation.scores import Score, TaskScores
+from sbp_jax.synthesis.figures import wilson
 
 RESAMPLES = 10_000
 CHUNK = 1 << 20  # numbers in an array at one time
@@ -91,9 +92,10 @@ def write(
     }
 
 
-def interval(score: Score, name: str, level: float = 0.95) -> list[float] | None:
-    """Percentiles of the score over resampled documents; None of fewer than two, or where a sample
-    happens to have no weight.
+def interval(score: Score, name: str, share: bool = False) -> list[float] | None:
+    """95%, of the score over resampled documents; None of fewer than two, or where a sample happens
+    to have no weight. Where documents do not differ, all right for example, resampling has nothing
+    to go by: a share gets Wilson's interval, for as many questions as there are documents.
     """
     count = len(score.values)
     if count < 2:
@@ -109,5 +111,7 @@ def interval(score: Score, name: str, level: float = 0.95) -> list[float] | None
     values = np.concatenate(found)
     if not np.isfinite(values).all():
         return None
-    tail = (1 - level) / 2
-    return [float(x) for x in np.quantile(values, [tail, 1 - tail])]
+    low, high = np.quantile(values, [0.025, 0.975])
+    if share and high - low < 1e-9:
+        low, high = wilson(float(score.value), int(np.count_nonzero(score.weights)))
+    return [float(low), float(high)]

@@ -87,7 +87,10 @@ def markdown(recorded: Mapping[str, Any]) -> str:
 def _with_intervals(folder: Path, task: str, entry: dict[str, Any], seed: int) -> dict[str, Any]:
     scores = read_task(folder, task, entry)
     metrics = {
-        name: {**entry["metrics"][name], "interval": interval(score, f"{seed}/{task}/{name}")}
+        name: {
+            **entry["metrics"][name],
+            "interval": interval(score, f"{seed}/{task}/{name}", share=name in SHARES),
+        }
         for name, score in scores.metrics.items()
     }
     return {**entry, "metrics": metrics}

@@ -5,7 +5,7 @@
 
 Accuracy is in percent, tokens in millions, as in the paper, whose fit stands here as PAPER.
 
-    points = Points(tokens, accuracy, answers)  # or stderr, or neither
+    points = Points(tokens, accuracy, answers, articles)  # or stderr, or neither
     laws = fit(points)
     plot(points, laws, Path("scaling.png"))
 """
@@ -20,21 +20,23 @@ import numpy as np
 
 from entigraph.exponentials import Search, mixture
 from sbp_jax.errors import UserError
+from sbp_jax.synthesis.figures import Z, wilson
 
 MOST_TERMS = 3  # as in the paper
 
 
 @dataclass(frozen=True)
 class Points:
-    """What was measured. Intervals are of the questions if there are answers, or of given standard
-    errors, or else of the residuals of each fit.
+    """What was measured. Intervals are of the articles if there are answers, for questions of one
+    article stand or fall together, or of given standard errors, or else of the residuals of each
+    fit.
     """
 
     tokens: Sequence[float]  # millions
     accuracy: Sequence[float]  # percent
-    answers: np.ndarray | None = (
-        None  # [points, questions]: 1 where it is right, the same questions
-    )
+    # [points, questions]: 1 where it is right, the same questions
+    answers: np.ndarray | None = None
+    groups: Sequence[str] | None = None  # [questions]: their articles; without, each has its own
     stderr: Sequence[float] | None = None  # percent
 
     def __post_init__(self) -> None:
@@ -47,6 +49,10 @@ class Points:
             raise UserError("scaling: two points have the same tokens; average them first")
         if self.answers is not None and np.shape(self.answers)[:1] != x.shape:
             raise UserError("scaling: answers must have a row for each point")
+        if self.groups is not None and (
+            self.answers is None or np.shape(self.groups) != np.shape(self.answers)[1:]
+        ):
+            raise UserError("scaling: groups must have an article for each question answered")
         if self.stderr is not None and np.shape(self.stderr) != x.shape:
             raise UserError("scaling: stderr must have a value for each point")
 
@@ -59,12 +65,43 @@ class Points:
         return np.asarray(self.accuracy, float)
 
     @cached_property
+    def by_group(self) -> tuple[np.ndarray, np.ndarray]:
+        """[points, groups], [groups]: answers that are right, and questions."""
+        right = np.asarray(self.answers, float)
+        if self.groups is None:
+            return right, np.ones(right.shape[1])
+        names, place = np.unique(np.asarray(self.groups), return_inverse=True)
+        count = len(names)
+        return np.stack([np.bincount(place, row, count) for row in right]), np.bincount(place)
+
+    @cached_property
     def spread(self) -> np.ndarray | None:
-        """Standard errors of the accuracies, in percent."""
-        if self.answers is not None:
-            right = np.asarray(self.answers, float)
-            return 100 * right.std(axis=1) / np.sqrt(right.shape[1])
-        return None if self.stderr is None else np.asarray(self.stderr, float)
+        """Standard errors of the accuracies, in percent, to first order. Where groups do not differ
+        there is nothing to go by; then they are what Wilson's interval, of as many questions as
+        there are groups, has on its wider side.
+        """
+        if self.answers is None:
+            return None if self.stderr is None else np.asarray(self.stderr, float)
+        right, asked = self.by_group
+        share, count = right.sum(axis=1) / asked.sum(), len(asked)
+        off = (right - share[:, None] * asked) / asked.mean()
+        found = np.sqrt((off**2).sum(axis=1) / (count * max(1, count - 1)))
+        wider = [max(p - low, high - p) for p in share for low, high in [wilson(float(p), count)]]
+        return 100 * np.where(self.alike, np.array(wider) / Z, found)
+
+    @cached_property
+    def alike(self) -> np.ndarray:
+        """[points]: whether all groups have the same share of right answers."""
+        shares = self.by_group[0] / self.by_group[1]
+        return np.ptp(shares, axis=1) < 1e-12
+
+    @property
+    def intervals(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """95%, of the accuracies, in percent."""
+        if self.spread is None:
+            return None
+        around = Z * self.spread
+        return np.clip(self.y - around, 0, 100), np.clip(self.y + around, 0, 100)
 
     def resampled(
         self, fitted: np.ndarray, free: int, count: int, random: np.random.Generator
@@ -73,15 +110,21 @@ class Points:
         `free` parameters, is for residuals alone.
         """
         if self.answers is not None:
-            right = np.asarray(self.answers, float)
-            questions = right.shape[1]
-            drawn = random.multinomial(questions, np.full(questions, 1 / questions), size=count)
+            right, asked = self.by_group
+            groups = len(asked)
+            drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=count)
             # The same questions at all points: what makes a sample of them hard shifts all alike.
-            return self.y + 100 * (drawn @ right.T / questions - right.mean(axis=1))
-        if self.spread is not None:
-            return self.y + self.spread * random.standard_normal((count, len(self.y)))
+            shares = drawn @ right.T / (drawn @ asked)[:, None]
+            again = self.y + 100 * (shares - right.sum(axis=1) / asked.sum())
+            return np.where(self.alike, self._noisy(random, count), again)
+        if self.stderr is not None:
+            return self._noisy(random, count)
         residuals = (self.y - fitted) * np.sqrt(len(self.y) / max(1, len(self.y) - free))
         return fitted + random.choice(residuals, (count, len(self.y)))
+
+    def _noisy(self, random: np.random.Generator, count: int) -> np.ndarray:
+        noise = self.spread * random.standard_normal((count, len(self.y)))  # type: ignore[operator]
+        return self.y + noise if self.answers is None else np.clip(self.y + noise, 0, 100)
 
 
 class Estimate(NamedTuple):
@@ -212,7 +255,10 @@ def plot(
         for name, law in laws.items():
             axes.plot(grid, law(grid), color=colours[name], label=f"{law.name}, rms {law.rmse:.2f}")
             axes.fill_between(grid, *law.band(grid), color=colours[name], alpha=0.15, lw=0)
-        error = None if points.spread is None else 1.96 * points.spread[x > 0]
+        error = None
+        if points.intervals is not None:
+            low, high = points.intervals
+            error = np.stack([points.y - low, high - points.y])[:, x > 0]
         axes.errorbar(above, points.y[x > 0], error, fmt="o", color="#000000", ms=4, capsize=3,
                       label="measured")  # fmt: skip
         for before in points.y[x == 0]:

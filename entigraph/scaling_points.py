@@ -17,10 +17,12 @@ def report(spec: str, folder: Path, seed: int) -> None:
     """Writes scaling.json and scaling.png, and says the laws."""
     points, task = read_points(spec)
     laws = fit(points, seed=seed)
+    low, high = points.intervals or ((), ())
     record = {
         "task": task,
         "tokens_millions": list(points.tokens),
         "accuracy_percent": list(points.accuracy),
+        "accuracy_intervals": [[*map(float, pair)] for pair in zip(low, high, strict=True)],
         "laws": {name: law.record() for name, law in laws.items()},
     }
     files.write_json(folder / "scaling.json", record)
@@ -53,7 +55,8 @@ def read_points(spec: str) -> tuple[Points, str]:
             raise UserError(f"--scaling: {results.folder} has answers to other questions")
     answers = np.array([[row["right"] for row in some] for some in rows])
     accuracy = [float(x) for x in 100 * answers.mean(axis=1)]
-    return Points([tokens for tokens, _ in named], accuracy, answers), shared[0]
+    articles = [row["article"] for row in rows[0]]
+    return Points([tokens for tokens, _ in named], accuracy, answers, articles), shared[0]
 
 
 def _outcomes(results: Results, task: str) -> list[dict[str, Any]]:

@@ -19,11 +19,16 @@ def share(holds: np.ndarray) -> dict[str, Any]:
     n = len(holds)
     if not n:
         return _figure(None, None, None, None, 0)
-    p, z = float(np.mean(holds)), Z
+    p = float(np.mean(holds))
+    return _figure(p, math.sqrt(p * (1 - p) / n), *wilson(p, n), n)
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+    """The 95% interval of a share."""
+    z = Z
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return _figure(p, math.sqrt(p * (1 - p) / n), low, high, n)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mean(values: Iterable[float], quantiles: bool = False) -> dict[str, Any]:

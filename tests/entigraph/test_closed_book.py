@@ -25,7 +25,7 @@ from entigraph.questions import read_questions
 from sbp_jax.config import DataConfig, Experiment, ModelConfig, to_json
 from sbp_jax.data.tokenizer import train_tokenizer
 from sbp_jax.errors import UserError
-from sbp_jax.evaluation.scores import Results
+from sbp_jax.evaluation.scores import Results, Score
 from sbp_jax.inference.sampler import Sampler
 from sbp_jax.model.transformer import param_shapes
 from sbp_jax.training.checkpoint import save_params
@@ -334,6 +334,16 @@ def test_intervals_are_of_articles(questions):
         low, high = interval(score, name)
         widths[name] = high - low
     assert widths["together"] > 0.6 and widths["apart"] == 0.0
+
+
+@pytest.mark.parametrize("right", [0.0, 0.5, 1.0])
+def test_where_articles_do_not_differ_the_interval_is_that_of_as_many_questions(right):
+    score = Score(np.full(20, 8 * right), np.full(20, 8.0))
+    low, high = interval(score, "a", share=True)
+    assert low <= right <= high
+    assert [low, high] == pytest.approx({0: [0, 0.161], 0.5: [0.299, 0.701], 1: [0.839, 1]}[right],
+                                        abs=1e-3)  # fmt: skip
+    assert interval(Score(score.values[:1], score.weights[:1]), "a", share=True) is None
 
 
 MODEL = ModelConfig(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from entigraph.exponentials import mixture
 from entigraph.scaling import PAPER, Points, fit, plot
 from sbp_jax.errors import UserError
+from sbp_jax.evaluation.scores import Score
 
 # The model before and ten halvings of the paper's corpus.
 TOKENS = np.append(0.0, 455 / 2.0 ** np.arange(9, -1, -1))
@@ -80,6 +81,51 @@ def test_questions_that_are_hard_throughout_widen_the_level_and_not_the_slope():
     assert estimates["b"].high - estimates["b"].low < 1e-9
 
 
+def test_questions_of_an_article_are_one_measurement():
+    """Ten questions that stand or fall together are worth one, however many points ask them."""
+    x, points, articles = np.geomspace(1, 256, 9), 9, 80
+    right = (np.random.default_rng(0).random((points, articles)) < 0.5).repeat(10, axis=1)
+    named = [f"article {i}" for i in range(articles) for _ in range(10)]
+    y = 100 * right.mean(axis=1)
+    apart, together = Points(x, y, right), Points(x, y, right, named)
+    once = Points(x, y, right[:, ::10])
+    assert together.spread == pytest.approx(once.spread)
+    assert together.spread / apart.spread == pytest.approx(np.full(points, 10**0.5), rel=0.02)
+    widths = []
+    for measured in (apart, together):
+        slope = fit(measured, terms=1, resamples=400)["log_linear"].estimates["b"]
+        widths.append(slope.high - slope.low)
+    assert widths[1] / widths[0] == pytest.approx(10**0.5, rel=0.2)
+
+
+def test_articles_with_more_questions_count_more():
+    asked = [1, 2, 3, 14]
+    answers = np.array(
+        [np.repeat(row, asked) for row in ([0, 0, 0, 1], [1, 1, 1, 0], [0, 1, 0, 1])]
+    )
+    named = np.repeat(["a", "b", "c", "d"], asked)
+    points = Points([1, 2, 4], 100 * answers.mean(axis=1), answers, named)
+    for row, stderr in zip(answers, points.spread, strict=True):
+        values = np.array([row[named == name].sum() for name in "abcd"], float)
+        assert stderr == pytest.approx(100 * Score(values, np.array(asked, float)).stderr)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_all_right_or_none_is_no_certainty(share):
+    """Of 40 articles, Wilson's interval of that many questions; no draw is beyond 0 or 100."""
+    answers = np.full((3, 200), share)
+    named = np.arange(200) // 5
+    points = Points([1, 10, 100], [100 * share] * 3, answers, named)
+    low, high = points.intervals
+    assert high - low == pytest.approx(np.full(3, 8.76), abs=0.01)
+    assert np.all((low >= 0) & (high <= 100))
+    law = fit(points, resamples=400)["log_linear"]
+    slope = law.estimates["b"]
+    assert slope.low < 0 < slope.high
+    drawn = points.resampled(points.y, 2, 400, np.random.default_rng(0))
+    assert drawn.min() >= 0 and drawn.max() <= 100 and np.ptp(drawn) > 5
+
+
 def test_criterion_prefers_the_law_that_made_the_points():
     random, noise = np.random.default_rng(0), 0.2
     x = np.geomspace(0.5, 500, 14)
@@ -134,6 +180,8 @@ def test_fits_are_the_same_each_time_and_records_are_plain(tmp_path):
         (([1, 2, -3], [40, 41, 42]), None, "not negative"),
         (([1, 2, 3], [40, np.nan, 42]), None, "must be numbers"),
         (([1, 2, 3], [40, 41, 42], np.zeros((2, 9))), None, "a row for each point"),
+        (([1, 2, 3], [40, 41, 42], np.zeros((3, 9)), ["a"] * 8), None, "an article for each"),
+        (([1, 2, 3], [40, 41, 42], None, ["a"] * 9), None, "an article for each"),
         (([0, 1, 2, 3, 4], [40, 41, 42, 43, 44]), 2, "5 points do not determine 2 terms"),
     ],
 )

@@ -54,6 +54,11 @@ def test_the_curve_is_of_the_results(tmp_path, capsys):
     report(spec, tmp_path / "curve", seed=0)
     record = json.loads((tmp_path / "curve" / "scaling.json").read_text())
     slope = record["laws"]["log_linear"]["parameters"]["b"]
+    for accuracy, (low, high) in zip(
+        record["accuracy_percent"], record["accuracy_intervals"], strict=True
+    ):
+        assert 0 < low < accuracy < high < 100
+    assert list(points.groups[:11]) == ["id0"] * 10 + ["id1"]
     assert slope["low"] < slope["value"] < slope["high"] and 3 < slope["value"] < 6
     assert (tmp_path / "curve" / "scaling.png").stat().st_size > 1000
     assert "log-linear" in capsys.readouterr().out
