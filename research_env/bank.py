@@ -1,5 +1,9 @@
 """The bank of ideas, W/ideas.db: what was thought of, run, and found; and the queue of runs.
 
+    python -m research_env.bank runs/first
+    python -m research_env.bank runs/first --best=5
+    python -m research_env.bank runs/first --state=crashed --json
+
 One process writes (the search), any number read. A row is written before what it announces is done:
 after kill -9 the rows in state `running` are exactly the runs to look after.
 """
@@ -94,7 +98,8 @@ class Duplicate(ValueError):
 
 def content_hash(diff: str, text: str = "") -> str:
     """Of the change; of the words only where there is no change to tell ideas apart by."""
-    return hashlib.sha256((diff if diff.strip() else f"no change: {text}").encode()).hexdigest()
+    told = diff if diff.strip() else f"no change: {text}"
+    return hashlib.sha256(_storable(told).encode()).hexdigest()
 
 
 def _storable(value: Any) -> Any:
@@ -150,6 +155,7 @@ class Bank:
 
     def add(self, proposal: Proposal, strategy: str = "", group: str = "", niche: str = "") -> int:
         """The new idea's number, in state `queued` and without runs. Raises Duplicate."""
+        proposal = Proposal(*map(_storable, proposal))
         digest = content_hash(proposal.diff, f"{proposal.title}\n{proposal.text}")
         with self.at_once():
             known = self._db.execute("SELECT id FROM ideas WHERE hash=?", (digest,)).fetchone()
@@ -162,7 +168,6 @@ class Bank:
             row += (json.dumps(proposal.parents), strategy, proposal.author, proposal.kind)
             row += (QUEUED, "", None, proposal.cost, proposal.tokens, 0.0, time.time(), None)
             row += (group, 0, niche or proposal.niche, self._keep_context(proposal.context))
-            row = tuple(_storable(value) for value in row)
             self._db.execute(f"INSERT INTO ideas VALUES({','.join('?' * len(row))})", row)
         return number
 
@@ -178,6 +183,17 @@ class Bank:
     def ended(self) -> list[Idea]:
         """In the order in which they ended, the baseline among them."""
         return self._ideas("WHERE finished IS NOT NULL ORDER BY finished, id")
+
+    def known(self, diff: str) -> int | None:
+        """The idea that already makes this change."""
+        query = "SELECT id FROM ideas WHERE hash=?"
+        found = self._db.execute(query, (content_hash(diff),)).fetchone()
+        return found[0] if found else None
+
+    def ended_ids(self) -> list[int]:
+        """Without the baseline, in the order in which they came."""
+        query = f"SELECT id FROM ideas WHERE finished IS NOT NULL AND kind<>'{BASELINE}'"
+        return [number for (number,) in self._db.execute(f"{query} ORDER BY id")]
 
     def best(self, n: int, above: float | None = None) -> list[Idea]:
         """The best ideas that ran, without the baseline; only those better than `above`."""
@@ -222,12 +238,13 @@ class Bank:
         """Puts a repaired change in the place of the idea's own, and adds what it cost."""
         with self.at_once():
             self._db.execute(
-                "INSERT INTO repairs VALUES(?,?,?,?)", (number, attempt, error, repair.diff)
+                "INSERT INTO repairs VALUES(?,?,?,?)",
+                (number, attempt, _storable(error), _storable(repair.diff)),
             )
             # Its hash remains that of the change as proposed, which must not come again either.
             self._db.execute(
                 "UPDATE ideas SET diff=?, cost=cost+?, tokens=tokens+? WHERE id=?",
-                (repair.diff, repair.cost, repair.tokens, number),
+                (_storable(repair.diff), repair.cost, repair.tokens, number),
             )
 
     def repairs(self, number: int) -> list[tuple[int, str, str]]:
@@ -245,10 +262,12 @@ class Bank:
             self._db.execute("UPDATE ideas SET state=?, finished=NULL WHERE id=?", (QUEUED, idea))
         return done.lastrowid if done.rowcount else None
 
-    def claim(self) -> Run | None:
+    def claim(self, splits: tuple[str, ...] = (SEARCH, SELECTION, FINAL)) -> Run | None:
         """The next in the queue, from now on `running`."""
+        marks = ",".join("?" * len(splits))
+        where = f"WHERE state=? AND split IN ({marks}) ORDER BY idea, id LIMIT 1"
         with self.at_once():
-            queued = self._runs("WHERE state=? ORDER BY idea, id LIMIT 1", QUEUED)
+            queued = self._runs(where, QUEUED, *splits)
             if not queued:
                 return None
             run = queued[0]
@@ -260,13 +279,18 @@ class Bank:
             )
         return self.run(run.id)
 
+    def withdraw(self, split: str) -> None:
+        """Takes what waits out of the queue; the ideas stay, as ideas that were never run."""
+        self._db.execute("DELETE FROM runs WHERE split=? AND state=?", (split, QUEUED))
+
     def requeue(self, run: int) -> None:
         """As if it had never been claimed."""
         self._db.execute("UPDATE runs SET state=?, started=NULL WHERE id=?", (QUEUED, run))
 
     def finish(self, run: int, outcome: Outcome, log: str = "") -> Run:
         metrics = json.dumps(dict(outcome.metrics))
-        row = (outcome.state.value, outcome.score, outcome.seconds, outcome.reason, log, metrics)
+        reason = _storable(outcome.reason)
+        row = (outcome.state.value, outcome.score, outcome.seconds, reason, log, metrics)
         self._db.execute(
             "UPDATE runs SET state=?, score=?, seconds=?, reason=?, log=?, metrics=?, finished=? "
             "WHERE id=?",
@@ -322,3 +346,20 @@ class Bank:
     def _runs(self, where: str, *values: Any) -> list[Run]:
         rows = self._db.execute(f"SELECT * FROM runs {where}", values)
         return [Run(*row)._replace(metrics=json.loads(row[10])) for row in rows]
+
+
+if __name__ == "__main__":
+    # Defined here only, since every module of a search imports this one.
+    from absl import flags
+
+    from research_env import listing
+    from sbp_jax import cli
+
+    STATE = flags.DEFINE_string("state", "", "Only ideas in this state.")
+    BEST = flags.DEFINE_integer("best", 0, "Only so many, the best first.", lower_bound=0)
+    JSON = flags.DEFINE_bool("json", False, "Everything, one JSON object a line.")
+    cli.run(
+        lambda workdir: listing.show(Path(workdir), STATE.value, BEST.value, JSON.value),
+        needs=(),
+        arguments=("WORKDIR",),
+    )

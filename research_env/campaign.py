@@ -1,0 +1,317 @@
+"""A search from its baseline to its verdict, decided anew at each event from what the bank holds.
+
+Phases: `search` (the baseline's runs, then ideas, each taking the first free slot), `selection`
+(the best few and the baseline again, on another split, with fresh seeds), `final` (the survivor and
+the baseline on a third), `done`. No state is kept here that a killed process would lose.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from research_env import confirm
+from research_env.bank import FINAL, QUEUED, RUNNING, SEARCH, SELECTION, Bank, Duplicate, Idea, Run
+from research_env.desk import Answer, Desk
+from research_env.env import Environment, seed_of
+from research_env.outcome import State
+from research_env.researcher.interface import BASELINE, Proposal, Strategy, Want
+from research_env.researcher.niches import niche_of
+from research_env.scheduler import Scheduler
+from sbp_jax.errors import UserError
+
+DONE = "done"
+REPAIRABLE = (State.PATCH_FAILED, State.CRASHED, State.OUT_OF_MEMORY, State.INVALID_METRIC)
+_FRUITLESS = 50  # wishes in a row without a new idea: the researcher has no more
+_HOPELESS = 8  # runs in a row that failed for the harness's reasons: it needs mending
+
+
+class Plan(NamedTuple):
+    """What a person may set, and change from one start to the next."""
+
+    seed: int
+    ideas: int
+    max_hours: float = 0.0  # 0: no cap
+    max_cost: float = 0.0
+    baseline_runs: int = 3
+    top: int = 3  # ideas that are run again on the selection split
+    repairs: int = 2  # of one idea
+    retries: int = 2  # of one run, for the harness's failures
+    ahead: int = 0  # ideas that wait for a slot, where thinking takes long
+    call: int = 1  # ideas that are wished for under one context, as a model writes them at once
+
+
+class Campaign:
+    """`told` is called with each idea that ends, for a person to see."""
+
+    def __init__(
+        self,
+        bank: Bank,
+        environment: Environment,
+        scheduler: Scheduler,
+        desk: Desk,
+        strategy: Strategy,
+        plan: Plan,
+        told: Callable[[Idea], None],
+    ):
+        self.bank, self.environment, self.scheduler = bank, environment, scheduler
+        self._desk, self._strategy, self.plan, self._told = desk, strategy, plan, told
+        self.draining = False  # finish what runs, begin nothing
+        self._hopeless = 0
+        self._want: Want | None = None
+        self._since, self._spent = time.monotonic(), float(bank.get("spent_seconds", 0.0))
+
+    @property
+    def phase(self) -> str:
+        return self.bank.get("phase", SEARCH)
+
+    @property
+    def spent_seconds(self) -> float:
+        """In all starts of this search together."""
+        return self._spent + time.monotonic() - self._since
+
+    @property
+    def spent_cost(self) -> float:
+        return sum(i.cost for i in self.bank.ideas()) + self.bank.get("refused_cost", 0.0)
+
+    def begin(self) -> None:
+        """Looks after what an earlier process left."""
+        self._add_baseline()
+        for idea in self.bank.ended():
+            self._strategy.told(idea)
+        for run in self.scheduler.adopt():
+            self._ended(run)
+        for state in (QUEUED, RUNNING):
+            for idea in self.bank.ideas(state):
+                self._settle(idea.id)
+
+    def step(self, seconds: float | None) -> bool:
+        """Begins what can begin and waits for the next event; whether there is more to do."""
+        self._advance()
+        if not self.draining:
+            self.scheduler.fill(self._splits())
+        if not (self.scheduler.running or self._desk.wishes or self._desk.repairing):
+            return not self.draining and self._advance()
+        for run in self.scheduler.wait(self._patience(seconds)):
+            self._ended(run)
+        for answer in self._desk.answers():
+            self._answered(answer)
+        self.bank.set("spent_seconds", self.spent_seconds)
+        return True
+
+    def leave(self) -> None:
+        """At once: what runs is ended and goes back into the queue."""
+        self.draining = True
+        for run in self.scheduler.stop():
+            self._ended(run)
+        self.bank.set("spent_seconds", self.spent_seconds)
+
+    def time_left(self) -> float:
+        """For new ideas: what the cap leaves when the confirmation is set aside."""
+        if not self.plan.max_hours:
+            return float("inf")
+        return self.plan.max_hours * 3600 - self.spent_seconds - self.confirmation_seconds()
+
+    def confirmation_seconds(self) -> float:
+        """How long selection and final will take, judged by the runs so far, with a tenth more."""
+        times = [idea.seconds for idea in self.bank.ideas(State.OK)]
+        if not times:
+            return 0.0
+        each = statistics.fmean(times) / max(1, self.environment.seeds[SEARCH])
+        waves = -(-(self.plan.top + 1) * self.environment.seeds[SELECTION] // self.scheduler.slots)
+        waves += -(-2 * self.environment.seeds[FINAL] // self.scheduler.slots)
+        return 1.1 * waves * each
+
+    def _add_baseline(self) -> None:
+        if not self.bank.ideas():
+            with self.bank.at_once():
+                self.bank.add(Proposal("baseline", "The code as it is.", "", kind=BASELINE))
+                self._enqueue(0, SEARCH, max(self.plan.baseline_runs, self._seeds(SEARCH)))
+
+    def _advance(self) -> bool:
+        """To the next phase where this one is over; in `search`, asks for ideas."""
+        if self.phase == SEARCH:
+            self._refuse_bad_baseline()
+            while self._wants_more():
+                self._ask()
+            if self._search_goes_on():
+                return True
+            finalists = confirm.finalists(self.bank, self.plan.top)
+            with self.bank.at_once():
+                self.bank.withdraw(SEARCH)  # for which there was no time
+                for number in [0, *finalists] if finalists else []:
+                    self._enqueue(number, SELECTION, self._seeds(SELECTION))
+                for number in finalists:
+                    self.bank.promote(number)
+                self.bank.set("finalists", finalists)
+                self._enter(SELECTION)
+        open_splits = {run.split for run in self.bank.open_runs()}
+        if self.phase == SELECTION and SELECTION not in open_splits:
+            survivor = confirm.survivor(self.bank, self.environment.metric)
+            with self.bank.at_once():
+                for number in [0, survivor] if survivor is not None else []:
+                    self._enqueue(number, FINAL, self._seeds(FINAL))
+                self.bank.set("survivor", survivor)
+                self._enter(FINAL)
+        if self.phase == FINAL and FINAL not in {run.split for run in self.bank.open_runs()}:
+            with self.bank.at_once():
+                self.bank.set("verdict", confirm.verdict(self.bank, self.environment.metric))
+                self._enter(DONE)
+        return bool(self.bank.open_runs())
+
+    def _enter(self, phase: str) -> None:
+        self.bank.set("phase", phase)
+
+    def _refuse_bad_baseline(self) -> None:
+        baseline = self.bank.idea(0)
+        if baseline.finished and baseline.state != State.OK:
+            raise UserError(
+                f"the baseline itself ended as {baseline.state}: {baseline.reason}; mend the "
+                "environment (python -m research_env.check tells more) and take a new workdir"
+            )
+
+    def _search_goes_on(self) -> bool:
+        if self.draining or self._desk.wishes or self._desk.repairing:
+            return True
+        if any(run.split == SEARCH for run in self.scheduler.running):
+            return True
+        if self.bank.idea(0).finished is None:
+            return True
+        waits = any(run.split == SEARCH for run in self.bank.open_runs())
+        return waits and not self._is_over()
+
+    def _is_over(self) -> bool:
+        """The time for ideas: those still in the queue are left there."""
+        return self.time_left() <= 0
+
+    def _wants_more(self) -> bool:
+        if self.draining or self._is_over() or not self._baseline_runs():
+            return False
+        if self.bank.get("fruitless", 0) >= _FRUITLESS:
+            return False
+        if self.plan.max_cost and self.spent_cost >= self.plan.max_cost:
+            return False
+        if self.bank.count() + self._desk.wishes >= self.plan.ideas:
+            return False
+        waiting = len(self.bank.open_runs(QUEUED)) + self._desk.wishes
+        return waiting < self.scheduler.free + self.plan.ahead
+
+    def _baseline_runs(self) -> bool:
+        """Ideas need not wait for all of its repetitions."""
+        return any(run.state == State.OK for run in self.bank.runs(0, SEARCH))
+
+    def _ask(self) -> None:
+        wish = self.bank.get("wishes", 0)
+        self.bank.set("wishes", wish + 1)
+        if self._want is None or wish % self.plan.call == 0:
+            draw = random.Random(f"{self.plan.seed}/wish/{wish}")
+            want = self._strategy.next(self.bank, draw)
+            group = want.group or f"{want.kind} {wish}"
+            name = want.strategy or self._strategy.name
+            self._want = want._replace(group=group, strategy=name)
+        self._desk.wish(self._want._replace(wish=wish))
+
+    def _answered(self, answer: Answer) -> None:
+        if answer.want is None:
+            assert answer.idea is not None
+            self._repaired(answer.idea, answer.error, answer.proposal)
+            return
+        want, proposal = answer.want, answer.proposal
+        with self.bank.at_once():
+            fruitless = self.bank.get("fruitless", 0) + 1
+            if proposal is not None:
+                try:
+                    niche = proposal.niche or niche_of(proposal)
+                    number = self.bank.add(proposal, want.strategy, want.group, niche)
+                    self._enqueue(number, SEARCH, self._seeds(SEARCH))
+                    fruitless = 0
+                except Duplicate:
+                    cost = self.bank.get("refused_cost", 0.0) + proposal.cost
+                    self.bank.set("refused_cost", cost)
+                    self.bank.set("refused", self.bank.get("refused", 0) + 1)
+            self.bank.set("fruitless", fruitless)
+
+    def _ended(self, run: Run) -> None:
+        self._hopeless = self._hopeless + 1 if run.state == State.INFRASTRUCTURE else 0
+        if run.split == SEARCH:
+            self._settle(run.idea)
+        else:
+            self._retry(run)
+        if self._hopeless >= _HOPELESS:
+            raise UserError(
+                f"{self._hopeless} runs in a row failed for reasons of the harness, the last one: "
+                f"{run.reason}; mend that and give the same command again"
+            )
+
+    def _settle(self, number: int) -> None:
+        """What follows for an idea whose runs have ended: another attempt, a repair, or its end."""
+        last = {run.seed: run for run in self.bank.runs(number, SEARCH)}.values()
+        for run in last:
+            self._retry(run)
+        last = {run.seed: run for run in self.bank.runs(number, SEARCH)}.values()
+        if not last or any(run.state in (QUEUED, RUNNING) for run in last):
+            return
+        failed = next((run for run in last if run.state in REPAIRABLE), None)
+        may = number and len(self.bank.repairs(number)) < self.plan.repairs and not self.draining
+        if failed and may and number not in self._desk.repairing:
+            self._desk.repair(number, _proposal(self.bank.idea(number)), self._error_of(failed))
+            return
+        self._conclude(number)
+
+    def _repaired(self, number: int, error: str, repair: Proposal | None) -> None:
+        if repair is None or not repair.diff.strip():
+            self._conclude(number)
+            return
+        runs = self.bank.runs(number, SEARCH)
+        attempt = max(run.attempt for run in runs) + 1
+        with self.bank.at_once():
+            self.bank.repaired(number, attempt, error, repair)
+            for seed in sorted({run.seed for run in runs}):
+                self.bank.enqueue(number, SEARCH, seed, attempt)
+
+    def _conclude(self, number: int) -> None:
+        idea = self.bank.conclude(number)
+        assert idea is not None
+        if number == 0 and idea.state == State.OK:
+            scores = [r.score for r in self.bank.runs(0, SEARCH) if r.score is not None]
+            self.bank.set("noise", statistics.stdev(scores) if len(scores) > 1 else None)
+            self.bank.set("baseline", {SEARCH: idea.score})
+        self._strategy.told(idea)
+        self._told(idea)
+
+    def _retry(self, run: Run) -> None:
+        """Of failures of ours only, and not for ever."""
+        if run.state != State.INFRASTRUCTURE:
+            return
+        same = [r for r in self.bank.runs(run.idea, run.split) if r.seed == run.seed]
+        if sum(r.state == State.INFRASTRUCTURE for r in same) <= self.plan.retries:
+            self.bank.enqueue(run.idea, run.split, run.seed, max(r.attempt for r in same) + 1)
+
+    def _error_of(self, run: Run) -> str:
+        log = self.scheduler.runs_dir.parent / run.log
+        printed = log.read_text(errors="replace")[-4000:] if run.log and log.exists() else ""
+        return f"{run.state}: {run.reason}\n{printed}".strip()
+
+    def _enqueue(self, idea: int, split: str, runs: int) -> None:
+        for index in range(runs):
+            self.bank.enqueue(idea, split, seed_of(self.plan.seed, idea, split, index))
+
+    def _seeds(self, split: str) -> int:
+        return self.environment.seeds[split]
+
+    def _splits(self) -> tuple[str, ...]:
+        """When the time for ideas is over, those in the queue no longer start."""
+        over = self.phase == SEARCH and self._is_over() and self.bank.idea(0).finished
+        return () if over else (SEARCH, SELECTION, FINAL)
+
+    def _patience(self, seconds: float | None) -> float | None:
+        """Until the time for ideas is over at the latest."""
+        left = self.time_left() if self.phase == SEARCH else float("inf")
+        bounds = [b for b in (seconds, left if left > 0 else None) if b is not None]
+        shortest = min(bounds, default=float("inf"))
+        return None if shortest == float("inf") else shortest
+
+
+def _proposal(idea: Idea) -> Proposal:
+    return Proposal(idea.title, idea.text, idea.diff, idea.parents, idea.kind, idea.author)

@@ -1,0 +1,193 @@
+"""What a search was asked for, and what follows; some of it may change from start to start."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from research_env import patch
+from research_env import tree as trees
+from research_env.bank import NAME, Bank
+from research_env.campaign import DONE, Plan
+from research_env.env import Environment, load
+from research_env.inventory import Inventory, elsewhere, of_this_machine
+from research_env.researcher.interface import Researcher
+from research_env.scheduler import Task
+from sbp_jax import files
+from sbp_jax.errors import UserError
+
+INLINE, BUBBLEWRAP, SUBPROCESS = "inline", "bubblewrap", "subprocess"
+CLUSTERS = ("slurm", "ray")
+MUTATOR = "mutator"
+LOCK = "search.lock"
+_CLUSTER_SLOTS = 16  # runs that wait for a cluster at a time
+_SLACK_SECONDS = 300.0  # of the harness itself, beside all limits of a run
+_CALL = 10  # ideas of a model's call
+# Of what a bank was begun with, the same command may change all but these.
+_FIXED = ("size", "strategy", "engine", "seed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    env: str
+    workdir: str
+    size: str = "laptop"
+    strategy: str = "evolution"
+    ideas: int = 256
+    engine: str = MUTATOR
+    checkpoint: str = ""
+    sandbox: str = ""
+    unsafe: bool = False
+    seed: int = 0
+    slots: int = 0
+    max_hours: float = 0.0
+    max_cost: float = 0.0
+    baseline_runs: int = 3
+    top: int = 3
+    repairs: int = 2
+    command: tuple[str, ...] = ()  # the flags as they were given, for `resume`
+    cwd: str = ""  # and where
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.workdir)
+
+
+def environment_of(settings: Settings) -> Environment:
+    if settings.unsafe and settings.sandbox != SUBPROCESS:
+        raise UserError("--unsafe is of no use without --sandbox=subprocess")
+    return load(settings.env, settings.size)
+
+
+@contextlib.contextmanager
+def only_one(workdir: Path) -> Iterator[None]:
+    """One search per folder; its lock holds the process to signal."""
+    lock = files.try_lock(workdir / LOCK)
+    if lock is None:
+        raise UserError(
+            f"{workdir}: a search is going on there; python -m research_env.stop {workdir} ends it"
+        )
+    with lock:
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def open_bank(settings: Settings, environment: Environment) -> Iterator[Bank]:
+    """The folder's bank, which must be of this very search."""
+    with Bank(settings.folder / NAME, write=True) as bank:
+        now = {key: getattr(settings, key) for key in _FIXED}
+        now |= {"env": environment.name, "fingerprint": environment.fingerprint}
+        for key, value in now.items():
+            before = bank.get(key, value)
+            if before != value:
+                what = "--env" if key in ("env", "fingerprint") else f"--{key}={value}"
+                raise UserError(
+                    f"{what}: the ideas in {settings.workdir} were scored with {key}={before}, and "
+                    f"cannot be compared with those of {value}; take another --workdir"
+                )
+        if bank.get("phase") == DONE and settings.ideas > bank.get("settings", {}).get("ideas", 0):
+            raise UserError(
+                f"--ideas={settings.ideas}: {settings.workdir} has its verdict; the final split is "
+                "looked at once only, so take another --workdir"
+            )
+        facts = {
+            **now,
+            "metric": environment.metric.name,
+            "direction": environment.metric.direction,
+            "sandbox": sandbox_of(settings, environment),
+            "budget": {"ideas": settings.ideas, "hours": settings.max_hours,
+                       "cost": settings.max_cost},
+            "settings": dataclasses.asdict(settings),
+            "version": 1,
+            "started": bank.get("started", time.time()),
+        }  # fmt: skip
+        with bank.at_once():
+            for key, value in facts.items():
+                bank.set(key, value)
+        yield bank
+
+
+def sandbox_of(settings: Settings, environment: Environment) -> str:
+    if settings.sandbox:
+        return settings.sandbox
+    return INLINE if environment.name == "synthetic" else BUBBLEWRAP
+
+
+def task_of(settings: Settings, environment: Environment) -> tuple[Task, Inventory]:
+    run = environment.run
+    stages = [s for s in (environment.prepare, environment.predict, environment.score) if s]
+    walls = [run.limits.wall_seconds, *(stage.limits.wall_seconds for stage in stages)]
+    smoke = environment.smoke.wall_seconds if environment.smoke else 0.0
+    sandbox = sandbox_of(settings, environment)
+    task = Task(
+        env=str(environment.folder),
+        size=settings.size,
+        sandbox=sandbox,
+        unsafe=settings.unsafe,
+        resource=run.resource,
+        memory_mb=max(limits.memory_mb for limits in [run.limits, *(s.limits for s in stages)]),
+        # A smoke run goes through all stages too. On a cluster, waiting for room has no limit.
+        overdue_seconds=float("inf")
+        if sandbox in CLUSTERS
+        else smoke + 2 * sum(walls) + _SLACK_SECONDS,
+    )
+    if sandbox in CLUSTERS:
+        return task, elsewhere(settings.slots or _CLUSTER_SLOTS)
+    return task, of_this_machine(settings.slots)
+
+
+def plan_of(settings: Settings) -> Plan:
+    model = settings.engine != MUTATOR
+    return Plan(
+        seed=settings.seed,
+        ideas=settings.ideas,
+        max_hours=settings.max_hours,
+        max_cost=settings.max_cost,
+        baseline_runs=settings.baseline_runs,
+        top=settings.top,
+        repairs=settings.repairs,
+        ahead=1 if model else 0,
+        call=_CALL if model else 1,
+    )
+
+
+def open_researcher(settings: Settings, environment: Environment) -> Researcher:
+    from research_env.researcher.mutator import Mutator
+
+    mutator = Mutator(sources_of(environment), settings.seed, lambda d: applied(environment, d))
+    if not mutator.sites:
+        raise UserError(
+            f"{environment.folder}: the mutator finds no literal to edit in "
+            f"{', '.join(environment.editable)}; --engine=api, vllm or jax asks a language model"
+        )
+    return mutator
+
+
+def sources_of(environment: Environment) -> dict[str, str]:
+    """The files that may be changed and hold text."""
+    found = {}
+    for path in environment.files(editable=True):
+        with contextlib.suppress(UnicodeDecodeError):
+            found[path] = (environment.code / path).read_text()
+    return found
+
+
+def applied(environment: Environment, diff: str) -> Mapping[str, str] | None:
+    """The same files as a diff leaves them; None if it does not apply."""
+    with tempfile.TemporaryDirectory(prefix="applied-") as name:
+        work = Path(name)
+        trees.copy(environment.code, work)
+        if isinstance(patch.apply(work, diff, environment.editable), patch.PatchFailed):
+            return None
+        return {
+            path: (work / path).read_text(errors="replace")
+            for path in sources_of(environment)
+            if (work / path).is_file()
+        }
