@@ -59,6 +59,7 @@ class Campaign:
         self._desk, self._strategy, self.plan, self._told = desk, strategy, plan, told
         self.draining = False  # finish what runs, begin nothing
         self._hopeless = 0
+        self._purse_is_empty = False
         self._want: Want | None = None
         self._since, self._spent = time.monotonic(), float(bank.get("spent_seconds", 0.0))
 
@@ -119,8 +120,10 @@ class Campaign:
         if not times:
             return 0.0
         each = statistics.fmean(times) / max(1, self.environment.seeds[SEARCH])
-        waves = -(-(self.plan.top + 1) * self.environment.seeds[SELECTION] // self.scheduler.slots)
-        waves += -(-2 * self.environment.seeds[FINAL] // self.scheduler.slots)
+        waves = 0
+        for split, tested in ((SELECTION, self.plan.top), (FINAL, 1)):
+            runs = confirm.wanted(self.environment, split, tested)
+            waves += -(-(runs[True] + tested * runs[False]) // self.scheduler.slots)
         return 1.1 * waves * each
 
     def _add_baseline(self) -> None:
@@ -140,23 +143,21 @@ class Campaign:
             finalists = confirm.finalists(self.bank, self.plan.top)
             with self.bank.at_once():
                 self.bank.withdraw(SEARCH)  # for which there was no time
-                for number in [0, *finalists] if finalists else []:
-                    self._enqueue(number, SELECTION, self._seeds(SELECTION))
+                self._enqueue_again(SELECTION, finalists)
                 for number in finalists:
                     self.bank.promote(number)
                 self.bank.set("finalists", finalists)
                 self._enter(SELECTION)
         open_splits = {run.split for run in self.bank.open_runs()}
         if self.phase == SELECTION and SELECTION not in open_splits:
-            survivor = confirm.survivor(self.bank, self.environment.metric)
+            champion = confirm.champion(self.bank, self.environment)
             with self.bank.at_once():
-                for number in [0, survivor] if survivor is not None else []:
-                    self._enqueue(number, FINAL, self._seeds(FINAL))
-                self.bank.set("survivor", survivor)
+                self._enqueue_again(FINAL, [] if champion is None else [champion])
+                self.bank.set("champion", champion)
                 self._enter(FINAL)
         if self.phase == FINAL and FINAL not in {run.split for run in self.bank.open_runs()}:
             with self.bank.at_once():
-                self.bank.set("verdict", confirm.verdict(self.bank, self.environment.metric))
+                self.bank.set("verdict", confirm.verdict(self.bank, self.environment))
                 self._enter(DONE)
         return bool(self.bank.open_runs())
 
@@ -188,7 +189,7 @@ class Campaign:
     def _wants_more(self) -> bool:
         if self.draining or self._is_over() or not self._baseline_runs():
             return False
-        if self.bank.get("fruitless", 0) >= _FRUITLESS:
+        if self._purse_is_empty or self.bank.get("fruitless", 0) >= _FRUITLESS:
             return False
         if self.plan.max_cost and self.spent_cost >= self.plan.max_cost:
             return False
@@ -213,11 +214,14 @@ class Campaign:
         self._desk.wish(self._want._replace(wish=wish))
 
     def _answered(self, answer: Answer) -> None:
+        self._purse_is_empty |= answer.spent
         if answer.want is None:
             assert answer.idea is not None
             self._repaired(answer.idea, answer.error, answer.proposal)
             return
         want, proposal = answer.want, answer.proposal
+        if answer.spent:
+            return
         with self.bank.at_once():
             fruitless = self.bank.get("fruitless", 0) + 1
             if proposal is not None:
@@ -296,6 +300,11 @@ class Campaign:
     def _enqueue(self, idea: int, split: str, runs: int) -> None:
         for index in range(runs):
             self.bank.enqueue(idea, split, seed_of(self.plan.seed, idea, split, index))
+
+    def _enqueue_again(self, split: str, ideas: list[int]) -> None:
+        runs = confirm.wanted(self.environment, split, len(ideas))
+        for number in [0, *ideas] if ideas else []:
+            self._enqueue(number, split, runs[number == 0])
 
     def _seeds(self, split: str) -> int:
         return self.environment.seeds[split]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from research_env.bank import Bank
-from research_env.researcher.interface import Proposal, Researcher, Want
+from research_env.researcher.interface import BudgetSpent, Proposal, Researcher, Want
 
 
 class Answer(NamedTuple):
@@ -15,6 +15,7 @@ class Answer(NamedTuple):
     idea: int | None  # of a repair
     error: str  # that a repair was asked for
     proposal: Proposal | None
+    spent: bool = False  # there is no budget for another
 
 
 class Desk:
@@ -44,7 +45,13 @@ class Desk:
         """Those that are there. Raises what the researcher raised."""
         done = [asked for asked in self._asked if asked[3].done()]
         self._asked = [asked for asked in self._asked if asked not in done]
-        return [Answer(want, idea, error, future.result()) for want, idea, error, future in done]
+        found = []
+        for want, idea, error, future in done:
+            try:
+                found.append(Answer(want, idea, error, future.result()))
+            except BudgetSpent:
+                found.append(Answer(want, idea, error, None, spent=True))
+        return found
 
     def close(self) -> None:
         """Without waiting for answers that nobody will read."""

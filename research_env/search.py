@@ -27,6 +27,7 @@ from research_env import confirm
 from research_env import settings as settings_lib
 from research_env.bank import NAME
 from research_env.campaign import DONE, Campaign
+from research_env.dashboard import report
 from research_env.desk import Desk
 from research_env.live import TICK_SECONDS, Live
 from research_env.researcher.interface import Researcher, Strategy
@@ -99,13 +100,16 @@ def start(
     own may be given; a search that goes on needs them given again.
     """
     environment = settings_lib.environment_of(settings)
-    strategy = strategy or open_strategy(settings.strategy, settings.ideas)
-    researcher = researcher or settings_lib.open_researcher(settings, environment)
+    models = settings_lib.models_of(settings) if researcher is None else ("",)
+    strategy = strategy or open_strategy(settings.strategy, settings.ideas, models)
     task, inventory = settings_lib.task_of(settings, environment)
     plan = settings_lib.plan_of(settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(settings_lib.only_one(settings.folder))
         bank = stack.enter_context(settings_lib.open_bank(settings, environment))
+        if researcher is None:
+            opened = settings_lib.open_researcher(settings, environment, bank)
+            researcher = stack.enter_context(opened)
         scheduler = Scheduler(bank, settings.folder, task, inventory)
         stack.callback(scheduler.close)
         desk = Desk(researcher, settings.folder / NAME, 1 + plan.ahead, scheduler.ring)
@@ -124,6 +128,7 @@ def start(
                     raise KeyboardInterrupt  # told, and turned into exit code 130, by `cli.run`
         if campaign.phase == DONE:
             print(confirm.told(bank))
+            print(f"The report: {report.write(settings.folder)}")
         else:
             print(f"stopped; python -m research_env.resume {settings.workdir} goes on")
 

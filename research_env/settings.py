@@ -16,8 +16,9 @@ from research_env.campaign import DONE, Plan
 from research_env.env import Environment, load
 from research_env.inventory import Inventory, elsewhere, of_this_machine
 from research_env.researcher.interface import Researcher
+from research_env.researcher.mutator import Mutator
 from research_env.scheduler import Task
-from sbp_jax import files
+from sbp_jax import cli, files
 from sbp_jax.errors import UserError
 
 INLINE, BUBBLEWRAP, SUBPROCESS = "inline", "bubblewrap", "subprocess"
@@ -102,16 +103,21 @@ def open_bank(settings: Settings, environment: Environment) -> Iterator[Bank]:
             "metric": environment.metric.name,
             "direction": environment.metric.direction,
             "sandbox": sandbox_of(settings, environment),
-            "budget": {"ideas": settings.ideas, "hours": settings.max_hours,
-                       "cost": settings.max_cost},
+            "budget": _budget(settings),
             "settings": dataclasses.asdict(settings),
             "version": 1,
             "started": bank.get("started", time.time()),
-        }  # fmt: skip
+        }
         with bank.at_once():
             for key, value in facts.items():
                 bank.set(key, value)
         yield bank
+
+
+def _budget(settings: Settings) -> dict[str, float]:
+    seconds = settings.max_hours * 3600
+    budget = {"ideas": settings.ideas, "seconds": seconds, "cost": settings.max_cost}
+    return {key: value for key, value in budget.items() if value}
 
 
 def sandbox_of(settings: Settings, environment: Environment) -> str:
@@ -158,9 +164,39 @@ def plan_of(settings: Settings) -> Plan:
     )
 
 
-def open_researcher(settings: Settings, environment: Environment) -> Researcher:
-    from research_env.researcher.mutator import Mutator
+def models_of(settings: Settings) -> tuple[str, ...]:
+    """That a strategy may choose among."""
+    if settings.engine == MUTATOR:
+        return ("",)
+    from research_env.researcher import opening
 
+    return opening.names(settings.engine, cli.experiment(), settings.checkpoint or None)
+
+
+@contextlib.contextmanager
+def open_researcher(
+    settings: Settings, environment: Environment, bank: Bank
+) -> Iterator[Researcher]:
+    if settings.engine == MUTATOR:
+        yield _mutator(settings, environment)
+        return
+    from research_env.researcher import opening
+
+    language = opening.open_language(
+        settings.engine,
+        cli.experiment(),
+        settings.checkpoint or None,
+        environment,
+        bank,
+        str(settings.folder / "engine"),
+        seed=settings.seed,
+        max_cost=settings.max_cost or None,
+    )
+    with contextlib.closing(language):
+        yield language
+
+
+def _mutator(settings: Settings, environment: Environment) -> Mutator:
     mutator = Mutator(sources_of(environment), settings.seed, lambda d: applied(environment, d))
     if not mutator.sites:
         raise UserError(

@@ -14,14 +14,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from research_env.researcher.interface import BudgetSpent
 from sbp_jax.inference.budget_forcing import Forcing, Problem, think
 from sbp_jax.inference.engine import Engine, EngineDied, Prompt, Request, Sampling
 
 Conversation = Sequence[Mapping[str, str]]  # {"role": user | assistant, "content": ...}
-
-
-class BudgetSpent(Exception):
-    """There may be money left, but not enough for the next request."""
 
 
 class Spent(NamedTuple):

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from research_env.researcher import quoting
-from research_env.researcher.asking import Bill, BudgetSpent, Model
+from research_env.researcher.asking import Bill, Model
 from research_env.researcher.changes import Codebase, Files, NotApplied
+from research_env.researcher.interface import BudgetSpent
 from research_env.researcher.wording import Wording
 
 REASON = 3_000  # characters of what went wrong that a model is shown

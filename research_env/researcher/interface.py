@@ -14,6 +14,10 @@ FRESH, EXPLOIT, EXPLORE, BASELINE = "fresh", "exploit", "explore", "baseline"
 KINDS = (FRESH, EXPLOIT, EXPLORE, BASELINE)
 
 
+class BudgetSpent(Exception):
+    """There may be money left, but not enough for the next request."""
+
+
 class Want(NamedTuple):
     kind: str  # fresh: from the task alone; exploit: from the parents; explore: unlike the parents
     parents: tuple[int, ...] = ()  # to refine or combine (exploit), or to differ from (explore)

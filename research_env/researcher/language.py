@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from research_env.bank import Bank, Idea
 from research_env.env import Environment
 from research_env.researcher import context, executor, ideator, quoting
-from research_env.researcher.asking import Bill, BudgetSpent, Model, Spent
+from research_env.researcher.asking import Bill, Model, Spent
 from research_env.researcher.changes import Codebase, Files, NotApplied
 from research_env.researcher.ideator import NoIdea, Thought
-from research_env.researcher.interface import BASELINE, EXPLOIT, Proposal, Want
+from research_env.researcher.interface import BASELINE, EXPLOIT, BudgetSpent, Proposal, Want
 from research_env.researcher.known import Known
 from research_env.researcher.wording import Wording
 from sbp_jax.config import ResearchConfig
