@@ -187,12 +187,12 @@ def open_researcher(
         cli.experiment(),
         settings.checkpoint or None,
         environment,
-        bank,
         str(settings.folder / "engine"),
         seed=settings.seed,
         max_cost=settings.max_cost or None,
     )
     with contextlib.closing(language):
+        bank.set("author", dict(language.record))
         yield language
 
 
