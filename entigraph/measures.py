@@ -8,7 +8,7 @@
   of their pairs, the share that its texts name, and name in one text.
 - contaminated: questions 13 words of which in a row (or all, of 8 to 12) stand in a synthetic text,
   and in_source, in the library; a question that quotes its document is in both.
-- factual: sentences, config.entigraph.judged of them, that the judge takes for true.
+- factual: sentences, config.entigraph.judged of them, that the judge takes for true; truth.py.
 
 Means and shares have 95% intervals over texts or documents; where a corpus has more texts than
 config.quality.samples, all but tokens and coverage is of so many, drawn with the seed.
@@ -189,3 +189,40 @@ def plot(results: Mapping[str, Any]) -> bytes:
         if (figure := results[name])["value"] is not None
     ]
     return png(Intervals("Synthetic texts beside their documents", "share", rows))
+
+
+def table(results: Mapping[str, Any]) -> str:
+    lines = [f"{results['texts']:,} texts of {results['documents']:,} documents, "
+             f"{results['tokens']:,} tokens", ""]  # fmt: skip
+    for name, value in results.items():
+        figure = value.get("share", value.get("contaminated", value)) if _is(value) else value
+        if _is(figure) and figure.get("value") is not None:
+            low, high = figure["low"], figure["high"]
+            within = f"  ({low:.4f} to {high:.4f})" if low is not None else ""
+            lines.append(f"{name:16} {figure['value']:10.4f}{within}")
+        elif isinstance(figure, float):
+            lines.append(f"{name:16} {figure:10.4f}")
+    if judged := results.get("factual"):
+        lines += ["", *_about_the_judge(judged)]
+    return "\n".join(lines)
+
+
+def _about_the_judge(judged: Mapping[str, Any]) -> list[str]:
+    known, corrected = judged["calibration"], judged["corrected"]
+    if not known["questions"]:
+        return []
+    false = [known["false_positive_rate"], known["false_negative_rate"]]
+    alarms, missed = ("–" if rate is None else f"{rate:.0%}" for rate in false)
+    lines = [
+        f"The judge, on {known['questions']} sentences of known truth: {known['accuracy']:.0%} "
+        f"right; {alarms} of the true ones called false, {missed} of the false ones true."
+    ]
+    if corrected:
+        lines += [
+            f"factual, corrected by this: {corrected['value']:.4f} ± {corrected['stderr']:.4f}"
+        ]
+    return lines
+
+
+def _is(value: Any) -> bool:
+    return isinstance(value, dict)

@@ -12,15 +12,12 @@ from sbp_jax import cli
 if __name__ == "__main__":
     cli.end_at_interrupt()  # before the slow imports
 
-from collections.abc import Mapping
-from typing import Any
-
 from absl import flags
 
 import sbp_jax.data.tokens  # noqa: F401  here, for Ctrl-C breaks the import of its TensorStore
 from entigraph.generator import counter, estimated
 from entigraph.library import read_library
-from entigraph.measures import measure, read_synthetic
+from entigraph.measures import measure, read_synthetic, table
 from entigraph.questions import read_questions
 from sbp_jax.data.tokenizer import load_tokenizer
 from sbp_jax.errors import UserError
@@ -51,24 +48,6 @@ def main() -> None:
     if ENGINE.value:
         judge = EngineOpener(ENGINE.value, e, CHECKPOINT.value, str(output / "model"))
     print(table(measure(e, texts, source, output, questions, judge)))
-
-
-def table(results: Mapping[str, Any]) -> str:
-    lines = [f"{results['texts']:,} texts of {results['documents']:,} documents, "
-             f"{results['tokens']:,} tokens", ""]  # fmt: skip
-    for name, value in results.items():
-        figure = value.get("share", value.get("contaminated", value)) if _is(value) else value
-        if _is(figure) and figure.get("value") is not None:
-            low, high = figure["low"], figure["high"]
-            within = f"  ({low:.4f} to {high:.4f})" if low is not None else ""
-            lines.append(f"{name:16} {figure['value']:10.4f}{within}")
-        elif isinstance(figure, float):
-            lines.append(f"{name:16} {figure:10.4f}")
-    return "\n".join(lines)
-
-
-def _is(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 if __name__ == "__main__":

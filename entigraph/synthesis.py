@@ -87,11 +87,11 @@ class Synthesis:
         settings = {
             "layout": self.wording.layout,
             "prompts": {name: self.wording.hash(name) for name in requests.prompts},
-            "requests": fingerprint([requests.count(document) for document in documents]),
             "sampling": requests.sampling.settings(),
         }
+        extent = fingerprint([requests.count(document) for document in documents])
         seed, context = self.experiment.seed, self.generator.limit
-        return bulk.Job(corpus, requests, settings, seed, context=context)
+        return bulk.Job(corpus, requests, settings, seed, extent=extent, context=context)
 
     def entities_job(self) -> bulk.Job:
         sampling = self.sampling(self.experiment.entigraph.entity_tokens, self.generator.schema)

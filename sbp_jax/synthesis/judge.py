@@ -9,7 +9,7 @@ that is neither yes nor no counts as unclear and for nothing else.
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,8 +101,7 @@ def _read(answer: str) -> str:
 
 def _counted(cases: Iterable[Document], said: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     groups: dict[str, dict[str, dict[str, int]]] = {}
-    known = {name: {"right": 0, "false_alarms": 0, "missed": 0, "good": 0, "bad": 0, "unclear": 0}
-             for name in NAMES}  # fmt: skip
+    known: dict[str, list[tuple[bool, str]]] = {name: [] for name in NAMES}
     for case in cases:
         meta = json.loads(case.meta)
         for name in meta["questions"]:
@@ -112,25 +111,25 @@ def _counted(cases: Iterable[Document], said: Mapping[tuple[str, str], str]) -> 
                     name, {"yes": 0, "no": 0, "unclear": 0, "unanswered": 0}
                 )
                 counts[answer] += 1
-            elif answer not in ("yes", "no"):
-                known[name]["unclear"] += 1
             else:
-                good, yes = meta["right"], answer == "yes"
-                known[name]["good" if good else "bad"] += 1
-                known[name]["right"] += good == yes
-                known[name]["false_alarms"] += good and not yes
-                known[name]["missed"] += yes and not good
-    return {"groups": groups, "calibration": {name: _rates(k) for name, k in known.items()}}
+                known[name].append((meta["right"], answer))
+    return {"groups": groups, "calibration": {name: rates(k) for name, k in known.items()}}
 
 
-def _rates(known: dict[str, int]) -> dict[str, float | None]:
-    good, bad = known["good"], known["bad"]
+def rates(known: Sequence[tuple[bool, str]]) -> dict[str, float | None]:
+    """Of what is good or not, and what the judge has called it, "yes" or "no" or nothing clear."""
+    called = [(is_good, answer == "yes") for is_good, answer in known if answer in ("yes", "no")]
+    good = sum(is_good for is_good, _ in called)
+    bad = len(called) - good
+    false_alarms = sum(is_good and not yes for is_good, yes in called)
+    missed = sum(yes and not is_good for is_good, yes in called)
+    right = len(called) - false_alarms - missed
     return {
-        "questions": good + bad,
-        "unclear": known["unclear"],
-        "accuracy": known["right"] / (good + bad) if good + bad else None,
-        "false_positive_rate": known["false_alarms"] / good if good else None,  # good called bad
-        "false_negative_rate": known["missed"] / bad if bad else None,
+        "questions": len(called),
+        "unclear": len(known) - len(called),
+        "accuracy": right / len(called) if called else None,
+        "false_positive_rate": false_alarms / good if good else None,  # good called bad
+        "false_negative_rate": missed / bad if bad else None,
         "good": good,
         "bad": bad,
     }

@@ -234,14 +234,19 @@ class TestBudgets:
         assert dropped["kept"] == 12 - kept["unfinished"] == 12 - dropped["unfinished_left_out"]
         assert len(w.prompts) == asked
 
-    def test_rephrasings_go_on_until_there_are_enough(self, writer, tmp_path):
+    def test_rephrasings_go_on_until_there_are_enough(self, writer, tmp_path, caplog):
         w = writer()
+        caplog.set_level("INFO")
         assert w.run(tmp_path, "rephrase_hard", samples=2)["counts"]["kept"] == 6
         more = w.run(tmp_path, "rephrase_hard", tokens_per_document=100)
         assert more["counts"]["kept"] > 6
         tokens = {text.id: _tokens(rows(tmp_path / "rephrase_hard"), text.id) for text in LIBRARY}
         assert all(100 <= n < 160 for n in tokens.values())
         assert {tuple(m["entities"]) for m, _ in rows(tmp_path / "rephrase_hard")} == {()}
+        assert "for 100 tokens a document" in caplog.text
+        assert "the job has changed" not in caplog.text  # rounds are one job
+        w.run(tmp_path, "rephrase_hard", tokens_per_document=100, temperature=0.5)
+        assert "the job has changed" in caplog.text
 
 
 def _tokens(found, id):

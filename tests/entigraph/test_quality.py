@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from entigraph.library import Text
-from entigraph.measures import Synthetic, measure
-from entigraph.truth import verdict
+from entigraph.measures import Synthetic, measure, table
+from entigraph.truth import calibration, verdict
 from sbp_jax.config import ApiConfig, EntiGraphConfig, Experiment, QualityConfig
 from sbp_jax.data.corpus import Document, write_corpus
 from sbp_jax.inference.engine import EngineOpener
@@ -87,7 +87,10 @@ def test_the_judge_sees_the_document_and_its_share_has_an_interval(serve, tmp_pa
 
     server = serve(script)
     e = dataclasses.replace(
-        EXPERIMENT, api=ApiConfig(url=server.url, model="m"), entigraph=EntiGraphConfig(judged=50)
+        EXPERIMENT,
+        api=ApiConfig(url=server.url, model="m"),
+        entigraph=EntiGraphConfig(judged=50),
+        quality=QualityConfig(samples=100, calibration=0),
     )
     texts = [("a", f"Ada met {n} of the {{text}}. Too short. Bob met {n} of them.") for n in "ABC"]
     texts.append(("a", "Eve met nobody of them. # Heading of a text\n## One of five whole words"))
@@ -95,10 +98,61 @@ def test_the_judge_sees_the_document_and_its_share_has_an_interval(serve, tmp_pa
     found = figures(tmp_path, texts, e=e, judge=judge)["factual"]
     assert found["sentences"] == 7 and found["unclear"] == 1
     assert found["share"]["value"] == 0.5 and found["share"]["low"] < 0.5 < found["share"]["high"]
+    assert found["calibration"]["questions"] == 0 and found["corrected"] is None
     assert len(found["false"]) == 3 and all(said.startswith("Bob") for said in found["false"])
     asked = len(server.seen)
     figures(tmp_path, texts, e=e, judge=judge)
     assert len(server.seen) == asked
+
+
+def test_sentences_of_known_truth_are_the_librarys_and_those_with_a_strange_name():
+    library = [
+        Text(f"{n}", f"T{n}", "", "", " ".join(f"One day {a} met {b} in the town." for a in some
+                                               for b in some if a != b))
+        for n, some in enumerate((["Ada", "Bob", "Cleo"], ["Dora", "Eve", "Finn"], ["it", "she"]))
+    ]  # fmt: skip
+    found = list(calibration(library, seed=0))
+    assert [right for *_, right in found[:6]] == [True, False] * 3 and len(found) == 25
+    of = {text.id: text.text for text in library}
+    for id, sentence, right in found:
+        assert (sentence in of[id]) == right
+        assert right or (id != "2" and sum(w in of[id] for w in sentence.split()) >= 7)
+    assert found == list(calibration(library, seed=0)) != list(calibration(library, seed=1))
+    assert list(calibration([Text("a", "A", "", "", "Nobody was ever there.")], 0)) == []
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_how_often_the_judge_is_right_stands_beside_what_it_says(careful, serve, tmp_path):
+    library = [
+        Text(id, id, "", "", " ".join(f"{who} met {b} in the old town." for b in others))
+        for id, who, others in (("a", "Ada", "BCDEFG"), ("b", "Dora", "HIJKLM"))
+    ]
+
+    def script(sent):
+        document, asked = sent.prompt.split("END OF DOCUMENT")
+        said = asked.split("this document:\n")[1].split("\n")[0]
+        yes = said in document or not careful
+        message = {"role": "assistant", "content": "yes" if yes else "no"}
+        return {"choices": [{"message": message, "finish_reason": "stop"}]}
+
+    e = dataclasses.replace(
+        EXPERIMENT,
+        api=ApiConfig(url=serve(script).url, model="m"),
+        entigraph=EntiGraphConfig(judged=50),
+        quality=QualityConfig(samples=100, calibration=20),
+    )
+    texts = [Synthetic("a", "Ada met B in the old town. Ada met Zoe in the old town.", 9)]
+    judge = EngineOpener("api", e, None, "")
+    found = measure(e, texts, library, tmp_path / "out", judge=judge)
+    judged = found["factual"]
+    assert judged["sentences"] == 2 and judged["calibration"]["questions"] == 20
+    if careful:
+        assert judged["share"]["value"] == judged["corrected"]["value"] == 0.5
+        assert "on 20 sentences of known truth: 100% right; 0% of the true" in table(found)
+        assert "corrected by this: 0.5000" in table(found)
+    else:
+        assert judged["share"]["value"] == 1 and judged["corrected"] is None
+        assert "50% right; 0% of the true ones called false, 100% of the false" in table(found)
 
 
 def test_a_verdict_is_the_first_yes_or_no():

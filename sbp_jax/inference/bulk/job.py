@@ -14,7 +14,8 @@ PART_DOCUMENTS = 5_000
 @dataclass(frozen=True)
 class Job:
     """What is asked of which documents; `settings` (JSON) tell one version of `requests` from
-    another. With picklable `requests` it can be sent to other machines.
+    another, and `extent` (JSON) how far they go, where a job is done in rounds. With picklable
+    `requests` it can be sent to other machines.
     """
 
     corpus: Corpus
@@ -22,11 +23,13 @@ class Job:
     settings: Mapping[str, Any]
     seed: int = 0
     part_documents: int = PART_DOCUMENTS
+    extent: Any = None
     context: int = 0  # config.engine.max_length, where it is not the model's: it ends texts
 
     def record(self, model: str) -> dict[str, Any]:
         return {
             **({"context": self.context} if self.context else {}),
+            **({} if self.extent is None else {"extent": self.extent}),
             "format": 1,
             "corpus": self.corpus.fingerprint,
             "settings": dict(self.settings),

@@ -63,7 +63,8 @@ class Output:
             state = self.journals / "job.json"
             if not state.exists():
                 self._refuse_others()
-            changed = read_json(state) != self.record
+            before = read_json(state)
+            changed = before != self.record
             first = lock = files.try_lock(self.journals / "job.lock")
             if not (first or changed or alone):
                 lock = files.try_lock(self.journals / "job.lock", fcntl.LOCK_SH)
@@ -73,7 +74,7 @@ class Output:
                     "limit of its own; wait for it, or name another folder"
                 )
             if changed:
-                if state.exists():
+                if before is not None and _but_extent(before) != _but_extent(self.record):
                     log.info("%s: the job has changed; what has not is kept", self.folder)
                 files.write_json(state, self.record)
             if first and retry_errors:
@@ -209,6 +210,11 @@ def there(folder: Path, record: Mapping[str, Any]) -> bool:
     """Whether a part's file is, at its size; one of no rows has none."""
     path = folder / record["name"]
     return not record["rows"] or (path.exists() and path.stat().st_size == record["bytes"])
+
+
+def _but_extent(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A round more of a job is no other job."""
+    return {name: value for name, value in record.items() if name != "extent"}
 
 
 def _has_errors(record: Mapping[str, Any]) -> bool:
