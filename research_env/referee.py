@@ -16,6 +16,7 @@ clock. SEED is known to the candidate: what must not be guessed is drawn from SE
 
 import json
 import math
+import re
 import secrets
 import shutil
 import signal
@@ -38,6 +39,8 @@ from research_env.sandbox.protocol import (
 
 _LOG = 6000  # characters of what the candidate printed, for the researcher
 _MOST_REASON = 300
+# Of an allocation that was refused, where nothing had to be killed; XLA's word is of a GPU.
+_MEMORY = re.compile("MemoryError|OutOfMemoryError|RESOURCE_EXHAUSTED|out of memory")
 _ENDS = {
     Ended.TIMED_OUT: State.TIMED_OUT,
     Ended.OUT_OF_MEMORY: State.OUT_OF_MEMORY,
@@ -247,7 +250,9 @@ class _Trial:
         if done.ended in _ENDS:
             raise _Ends(_ENDS[done.ended], f"{name}: {done.reason or done.ended}")
         if done.exit_code:
-            raise _Ends(State.CRASHED, f"{name}: {_how_it_ended(done)}")
+            how = _how_it_ended(done)
+            state = State.OUT_OF_MEMORY if _MEMORY.search(how) else State.CRASHED
+            raise _Ends(state, f"{name}: {how}")
         return done
 
     def harness(

@@ -113,6 +113,13 @@ def baseline_runs(seeds: int, tested: int, alpha: float = ALPHA) -> int:
     return runs
 
 
+def detectable(sd: float, seeds: int, tested: int, alpha: float = ALPHA) -> float:
+    """About how much better an idea must be to pass the selection split half of the time."""
+    runs = baseline_runs(seeds, tested, alpha)
+    quantile = float(stats.t.isf(alpha / tested, seeds + runs - 2))
+    return quantile * sd * math.sqrt(1 / seeds + 1 / runs)
+
+
 def select(
     scores: Mapping[int, Sequence[float]],
     baseline: Sequence[float],

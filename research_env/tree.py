@@ -6,13 +6,14 @@ environment's own after the patch, and once more after the run.
 
 import functools
 import hashlib
-import importlib.metadata
 import os
 import re
 import shutil
 import stat
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,7 +146,7 @@ def _dangerous(path: str, before: Mapping[str, Stamp]) -> str | None:
     if name.endswith(".py"):
         module = folders[0] if folders else name.removesuffix(".py")
         own = any(old.split("/")[0] in (module, f"{module}.py") for old in before)
-        if not own and module in installed_modules():
+        if not own and _installed(module):
             return f"shadows the installed module {module!r}"
         # A package `model/` wins over `model.py`.
         for depth in range(1, len(folders) + 1):
@@ -159,11 +160,10 @@ def _dangerous(path: str, before: Mapping[str, Stamp]) -> str | None:
 
 
 @functools.cache
-def installed_modules() -> frozenset[str]:
-    """The standard library's, and those of the packages beside it."""
-    return frozenset(sys.stdlib_module_names) | frozenset(
-        importlib.metadata.packages_distributions()
-    )
+def _installed(module: str) -> bool:
+    """The standard library's, or of the packages beside it."""
+    places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return module in sys.stdlib_module_names or bool(PathFinder.find_spec(module, places))
 
 
 def _entries(root: Path, below: str = "") -> Iterator[tuple[str, "os.DirEntry[str]"]]:
