@@ -16,17 +16,21 @@ from pathlib import Path, PurePosixPath
 
 from research_env.sandbox import seccomp
 from research_env.sandbox.held import MODULES, SOURCES, Held, Plan, base_python
+from research_env.sandbox.paths import (
+    OF_ETC,
+    OWN_FILES,
+    SYSTEM,
+    check_paths,
+    environment,
+    python_folder,
+    pythons,
+)
 from research_env.sandbox.protocol import Resource
 from sbp_jax.errors import UserError
 
 BOX = "/.sandbox"  # in the outer shell
 DISK, GIVEN, LIBRARY = f"{BOX}/disk", f"{BOX}/given", f"{BOX}/library"
-VENV = "/venv"
 NOBODY = 65534
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
-OF_ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types")
-RESERVED = ("/usr", "/bin", "/sbin", "/lib", "/etc", "/proc", "/dev", "/sys", "/tmp", "/run", VENV)
-OWN_FILES = ("passwd", "group", "hosts", "nsswitch.conf")  # etc/ beside this file
 
 
 def bubblewrap(resource: Resource, read_only: Mapping[str, Path]) -> Held:
@@ -51,10 +55,10 @@ def bubblewrap(resource: Resource, read_only: Mapping[str, Path]) -> Held:
     gpus, visible = _gpus(resource)
     outer += gpus
     inner += [*gpus, "--remount-ro", "/dev"]
-    for i, (path, source) in enumerate(sorted(read_only.items())):
-        outer += ["--ro-bind", str(source.resolve()), f"{GIVEN}/{i}"]
+    for i, (path, given) in enumerate(sorted(read_only.items())):
+        outer += ["--ro-bind", str(given.resolve()), f"{GIVEN}/{i}"]
         inner += ["--ro-bind", f"{GIVEN}/{i}", path]
-    for source, path in _python():
+    for source, path in pythons():
         outer += [*_folders(str(PurePosixPath(path).parent)), "--ro-bind", source, path]
         inner += [*_folders(str(PurePosixPath(path).parent)), "--ro-bind", path, path]
     inside = f"{LIBRARY}/research_env/sandbox/inside.py"
@@ -71,31 +75,10 @@ def bubblewrap(resource: Resource, read_only: Mapping[str, Path]) -> Held:
             proc=f"{BOX}/proc",
             user=user,
             filter=seccomp.program(),
-            environment=environment(_venv_path()) + visible,
+            environment=environment(python_folder()) + visible,
         ),
         resource.cores,
     )
-
-
-def environment(python: str) -> tuple[tuple[str, str], ...]:
-    """Of a candidate, before what it is given; `python` is the folder of its interpreter."""
-    return (
-        ("PATH", f"{python}:/usr/local/bin:/usr/bin:/bin"),
-        ("HOME", "/tmp"),
-        ("TMPDIR", "/tmp"),
-        ("LANG", "C.UTF-8"),
-    )
-
-
-def check_paths(read_only: Mapping[str, Path]) -> None:
-    for path, source in read_only.items():
-        parts = PurePosixPath(path)
-        clean = str(parts) == path and parts.is_absolute() and ".." not in parts.parts
-        reserved = [r for r in RESERVED if parts.is_relative_to(r)]
-        if not clean or reserved or path in ("/", "/work"):
-            raise UserError(f"{path}: cannot be given read-only; name a path such as /data")
-        if not source.exists():
-            raise UserError(f"{source}: no such file or folder, to be {path} in the sandbox")
 
 
 def check() -> None:
@@ -145,19 +128,6 @@ def _system(own: Path) -> list[str]:
     for name in OWN_FILES:
         words += ["--ro-bind", str(own / name), f"/etc/{name}"]
     return words
-
-
-def _python() -> list[tuple[str, str]]:
-    """The interpreter at its own path, to which links lead, and its virtual environment."""
-    base = {sys.base_prefix, os.path.realpath(sys.base_prefix)}
-    found = [(path, path) for path in sorted(base) if not path.startswith("/usr")]
-    if sys.prefix != sys.base_prefix:
-        found.append((sys.prefix, VENV))
-    return found
-
-
-def _venv_path() -> str:
-    return f"{VENV if sys.prefix != sys.base_prefix else sys.prefix}/bin"
 
 
 def _gpus(resource: Resource) -> tuple[list[str], tuple[tuple[str, str], ...]]:

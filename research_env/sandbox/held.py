@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ class Plan:
     before: Sequence[str]  # goes before the candidate's command line, and `--seccomp FD` after it
     inside: Sequence[str]  # Python and the path of inside.py
     work: str  # as the holder sees it
+    own: bool = True  # its process namespace: every other process in it is the candidate's
     disk: str = ""  # where the holder mounts the disk that it limits; empty: it does not
     proc: str = ""
     user: int | None = None  # whom candidates run as, where the holder may choose
     filter: bytes = b""
-    root: str = ""  # of what the candidate sees, where its files are not at their own paths
     environment: tuple[tuple[str, str], ...] = ()
     folder: str = "/work"
 
@@ -50,16 +50,29 @@ class Held:
         self._killed = False
 
     def __enter__(self) -> "Held":
+        self._process, self._control = self._begin()
+        self._received = b""
+        told = ("before", "inside", "work", "own", "disk", "proc", "user")
+        try:
+            self._send({name: getattr(self._plan, name) for name in told})
+            descriptors = socket.recv_fds(self._control, 4096, 1)[1]
+        except OSError:
+            descriptors = []
+        if not descriptors:
+            reason = self._last_words()
+            self.__exit__()
+            raise OSError(f"no sandbox: {reason}")
+        self._work = descriptors[0]
+        return self
+
+    def _begin(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """The holder, and the connection to it."""
         plan = self._plan
         ours, theirs = socket.socketpair()
         harness = os.pidfd_open(os.getpid())
-        start = (
-            f"import sys; sys.path.insert(0, {plan.library!r}); from research_env.sandbox.holder "
-            f"import main; main({theirs.fileno()}, {harness})"
-        )
         with theirs:
-            self._process = subprocess.Popen(
-                [*plan.outer, plan.python, "-I", "-S", "-B", "-c", start],
+            process = subprocess.Popen(
+                [*plan.outer, *holder(plan, f"{theirs.fileno()}, {harness}")],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -68,20 +81,7 @@ class Held:
                 env={"PATH": os.defpath},
             )
         os.close(harness)
-        self._control = ours
-        self._received = b""
-        told = ("before", "inside", "work", "disk", "proc", "user")
-        try:
-            self._send({name: getattr(plan, name) for name in told})
-            data, descriptors, _, _ = socket.recv_fds(ours, 4096, 1)
-        except OSError:
-            data, descriptors = b"", []
-        if not descriptors:
-            reason = self._last_words()
-            self.__exit__()
-            raise OSError(f"no sandbox: {reason}")
-        self._work = descriptors[0]
-        return self
+        return process, ours
 
     def __exit__(self, *error: object) -> None:
         self._control.close()  # at which the holder ends, and all in it
@@ -103,10 +103,8 @@ class Held:
 
     def kill(self) -> None:
         self._killed = True
-        try:
+        with suppress(OSError):  # it is closed, or has died
             self._send({"kill": True})
-        except OSError:  # it is closed, or has died
-            pass
 
     def exec(
         self,
@@ -152,7 +150,7 @@ class Held:
             "DATA": 2 * memory + (1 << 30),  # of each process, asked for or used
         }
         if not self._plan.disk:
-            del resources["NPROC"]  # the kernel would count all processes of this user
+            del resources["NPROC"]  # outside of a user namespace it counts all of this user's
         inside = {
             "command": list(command),
             "environment": {**dict(self._plan.environment), **environment},
@@ -191,6 +189,12 @@ class Held:
             return "it does not answer"
         lines = stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {self._process.returncode}"
+
+
+def holder(plan: Plan, arguments: str) -> list[str]:
+    start = f"import sys; sys.path.insert(0, {plan.library!r}); "
+    start += f"from research_env.sandbox.holder import main; main({arguments})"
+    return [plan.python, "-I", "-S", "-B", "-c", start]
 
 
 _in_use: dict[int, int] = {}  # cores of this machine: by how many sandboxes of this process

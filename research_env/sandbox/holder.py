@@ -4,7 +4,8 @@ It runs apart from the harness, only on the standard library: in bubblewrap's ou
 parent of each inner one, or as a plain process. It owns the disk on which the candidate writes (a
 tmpfs of limited size) and ends when the harness does, however that dies; its process namespace, and
 so everything in it, ends with it. One JSON object a line from the harness, one a line back.
-`python holder.py SOCKET HARNESS`: a connected socket, and a pidfd of the harness.
+It begins with a connected socket and a pidfd of the harness, or with the path of a socket through
+which the pidfd comes.
 """
 
 import base64
@@ -17,7 +18,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from typing import Any
 
@@ -44,9 +44,10 @@ class Holder:
 
     def receive(self) -> None:
         """Waits for more from the harness; ends with it."""
-        ready, _, _ = select.select([self.control, self.harness], [], [])
+        control = self.control.fileno()
+        ready, _, _ = select.select([control, self.harness], [], [])
         data = b""
-        if self.control in ready:
+        if control in ready:
             data = self.control.recv(1 << 16)
         if not data:
             self.end()
@@ -91,7 +92,7 @@ class Holder:
                 # One that bubblewrap's covers do not hide, or the kernel refuses the inner one.
                 with contextlib.suppress(OSError):
                     self.mount("proc", self.plan["proc"], 0, "")
-        else:
+        if not self.plan["own"]:
             self.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.send({"ready": True}, os.open(self.plan["work"], os.O_RDONLY | os.O_DIRECTORY))
 
@@ -100,18 +101,18 @@ class Holder:
         if disk := self.plan["disk"]:
             now = os.statvfs(disk)
             size = (now.f_blocks - now.f_bfree) * now.f_frsize + most
-            files = now.f_files - now.f_ffree + 20_000 + (most >> 14)
+            files = now.f_files - now.f_ffree + 4096 + (most >> 13)
             self.mount("tmpfs", disk, MS_REMOUNT, f"size={size},nr_inodes={files}")
 
     def pids(self) -> list[int]:
-        if self.plan["disk"]:
+        if self.plan["own"]:
             return [pid for pid in processes() if pid not in (1, os.getpid())]
         return descendants(os.getpid())
 
     def end(self) -> None:
         """Kills everything but this process, and waits until it is gone."""
         while pids := self.pids():
-            if self.plan["disk"]:
+            if self.plan["own"]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(-1, signal.SIGKILL)  # all of the namespace in one go, none can fork out
             else:
@@ -125,9 +126,9 @@ class Holder:
 
     def prepare(self, cpus: list[int]) -> None:
         """In the new process, before bubblewrap."""
-        with contextlib.suppress(OSError):  # should memory end, the kernel shall take this first
-            with open("/proc/self/oom_score_adj", "w") as file:
-                file.write("500")
+        # Should the machine's memory end, the kernel shall take this first.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")
         if cpus:
             os.sched_setaffinity(0, cpus)
         if (user := self.plan["user"]) is not None:
@@ -142,11 +143,14 @@ class Holder:
             return _result("killed", reason="killed before it began")
         try:
             self.limit_disk(order["disk"])
-            specification, status, filter_ = _file(order["inside"]), os.pipe(), None
+            filter_, inside = None, {**order["inside"], "filter": b""}
             arguments = list(self.plan["before"])
-            if order["filter"]:
+            if arguments and order["filter"]:
                 filter_ = _file(base64.b64decode(order["filter"]))
                 arguments += ["--seccomp", str(filter_)]
+            elif order["filter"]:
+                inside["filter"] = base64.b64decode(order["filter"])
+            specification, status = _file(inside), os.pipe()
             arguments += [*self.plan["inside"], str(specification), str(status[1])]
             process = subprocess.Popen(
                 arguments,
@@ -187,9 +191,9 @@ class Watched:
     def to_the_end(self) -> dict[str, Any]:
         process_end = os.pidfd_open(self.process.pid)
         poll = select.poll()
-        for descriptor in (*self.streams, self.status, process_end, self.holder.control):
+        others = (self.status, process_end, self.holder.control.fileno(), self.holder.harness)
+        for descriptor in (*self.streams, *others):
             poll.register(descriptor, select.POLLIN)
-        poll.register(self.holder.harness, select.POLLIN)
         pause, looked = POLL, 0.0
         while True:
             ready = {fd for fd, _ in poll.poll(pause * 1000)}
@@ -304,10 +308,12 @@ def _oom_kills() -> int:
     return 0
 
 
-def main(control: str, harness: str) -> None:
+def main(control: int | str, harness: int = -1) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the harness's to answer
-    Holder(socket.socket(fileno=int(control)), int(harness)).serve()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if isinstance(control, int):
+        connection = socket.socket(fileno=control)
+    else:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(control)
+        harness = socket.recv_fds(connection, 1, 1)[1][0]
+    Holder(connection, harness).serve()

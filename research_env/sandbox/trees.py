@@ -7,7 +7,7 @@ of any part of a path, but it cannot move what is already open.
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from research_env.sandbox.protocol import Unreadable
@@ -37,12 +37,25 @@ def _opened(folder: int, parts: tuple[str, ...], make: "Owner | None" = None) ->
         for part in parts:
             if make is not None:
                 make.folder(part, here)
-            below = os.open(part, _FOLDER, dir_fd=here)
+            below = _open(part, _FOLDER, here)
             os.close(here)
             here = below
         yield here
     finally:
         os.close(here)
+
+
+def _open(name: str, flags: int, folder: int) -> int:
+    """Whatever permissions the candidate has left on it."""
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except PermissionError:
+        handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)
+        finally:
+            os.close(handle)
+        return os.open(name, flags, dir_fd=folder)
 
 
 class Owner:
@@ -103,10 +116,8 @@ def _copy_file_in(source: Path, folder: int, name: str, owner: Owner) -> None:
 
 def _give_way(name: str, folder: int) -> None:
     """Never written through: it may be a link, or another name of some other file."""
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        pass
 
 
 def read_out(work: int, path: str, target: Path, most_bytes: int) -> tuple[str, ...]:
@@ -160,7 +171,7 @@ class _Reader:
                 self.left_out.append(str(at / name))
 
     def file(self, folder: int, name: str, target: Path) -> None:
-        descriptor = os.open(name, _READ, dir_fd=folder)
+        descriptor = _open(name, _READ, folder)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
