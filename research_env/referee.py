@@ -8,7 +8,8 @@ sandbox, so that nothing the candidate says or leaves behind is believed.
                              /data /inputs
     score    harness's       /eval /labels /artifact /predictions /key   SEED SPLIT RUN_SECONDS
 
-`run` leaves /work/artifact, `prepare` /work/inputs and /work/key, `predict` /work/predictions;
+`run` leaves /work/artifact, `prepare` /work/inputs and /work/key, `predict` /work/predictions (of
+each folder in inputs/, if there are any, in a sandbox of its own, as predictions/ of that name);
 `prepare` and `score` start in /eval, and `score` prints, as its last line, a JSON object with
 "score" and other numbers. All are told the variables of env.toml. RUN_SECONDS is the harness's
 clock. SEED is known to the candidate: what must not be guessed is drawn from SECRET.
@@ -189,14 +190,18 @@ class _Trial:
                 raise _Ends(State.INFRASTRUCTURE, f"prepare: {error}") from None
 
     def predict(self, stage: Stage) -> None:
-        inputs = {"/inputs": self.folder / "inputs", **self.data()}
-        with self.open(stage, inputs) as sandbox:
-            # The files as they were applied, whatever the run did to its own.
-            sandbox.copy_in(self.folder / "tree", "/work")
-            sandbox.copy_in(self.folder / "artifact", "/work/artifact")
-            self.candidate(sandbox, stage, "predict")
-            self.refuse_changes(sandbox)
-            self.take(sandbox, "predictions", stage)
+        """On all inputs at once; where `prepare` put folders there, on each in a sandbox of its
+        own: a candidate that saw a probe beside what it is compared with could spare just that.
+        """
+        inputs = self.folder / "inputs"
+        for part in sorted(p.name for p in inputs.iterdir() if p.is_dir()) or [""]:
+            with self.open(stage, {"/inputs": inputs / part, **self.data()}) as sandbox:
+                # The files as they were applied, whatever the run did to its own.
+                sandbox.copy_in(self.folder / "tree", "/work")
+                sandbox.copy_in(self.folder / "artifact", "/work/artifact")
+                self.candidate(sandbox, stage, "predict")
+                self.refuse_changes(sandbox)
+                self.take(sandbox, "predictions", stage, part)
 
     def score(
         self, given: Mapping[str, Path], run_seconds: float
@@ -267,9 +272,10 @@ class _Trial:
     def keep_log(self, name: str, text: str) -> None:
         (self.folder / f"{name}.log").write_text(text, errors="replace")
 
-    def take(self, sandbox: Sandbox, name: str, stage: Stage) -> None:
+    def take(self, sandbox: Sandbox, name: str, stage: Stage, part: str = "") -> None:
         """What the candidate leaves: plain files only, since a link could lead to the labels."""
-        place = self.folder / name
+        place = self.folder / name / part
+        place.parent.mkdir(exist_ok=True)
         try:
             left_out = sandbox.read_out(name, place, stage.limits.disk_mb)
         except Unreadable as error:
