@@ -1,4 +1,4 @@
-"""Writes what nanogpt's runs read: shards to train on, and three splits that the harness alone reads.
+"""Writes what nanogpt's runs read: shards to train on, and three splits for the harness alone.
 
     python -m research_env.envs.nanogpt.prepare
     python -m research_env.envs.nanogpt.prepare --size=full --tokens=STORE
@@ -6,8 +6,8 @@
 
 The laptop's candidates train on the docstrings of installed packages, as bytes. They run where all
 installed packages can be read, so what scores them has to come from elsewhere: from this project's
-own docstrings and pages, which no sandbox holds. For the full size, STORE is one of sbp_jax.tokenize
-with GPT-2's tokenizer and data.held_out, FOLDER holds FineWeb's *_train_*.bin and *_val_*.bin.
+own docstrings and pages, which no sandbox holds. For the full size, STORE is what sbp_jax.tokenize
+makes with GPT-2's tokenizer and data.held_out, FOLDER holds FineWeb's *_train_*.bin, *_val_*.bin.
 """
 
 from sbp_jax import cli
@@ -71,9 +71,7 @@ def main() -> None:
     print(f"{output}: shards to train on in data/, {', '.join(SPLITS)} in splits/")
 
 
-def write(
-    output: Path, training: Iterable[np.ndarray], held_out: np.ndarray, shape: Shape
-) -> None:
+def write(output: Path, training: Iterable[np.ndarray], held_out: np.ndarray, shape: Shape) -> None:
     """Splits are thirds of the held-out tape, cut into rows, from the first on."""
     third = len(held_out) // len(SPLITS)
     length = shape.context + 1

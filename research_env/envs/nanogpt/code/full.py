@@ -13,8 +13,10 @@ batch_rows = 256
 parts = 1  # that go through the devices one after another, if memory is short
 peak_rate = 1.5e-3
 warmup_steps = 256
-final_share = 0.1
-beta1, beta2 = 0.9, 0.95
+schedule = "cosine"
+final_share = 0.1  # of the peak, at the end
+beta1 = 0.9
+beta2 = 0.95
 weight_decay = 0.1
 clip_norm = 1.0
 

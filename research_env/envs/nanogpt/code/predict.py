@@ -11,9 +11,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
 import train
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 INPUTS = Path(os.environ.get("INPUTS", "/inputs"))
 PREDICTIONS = Path(os.environ.get("PREDICTIONS", "predictions"))

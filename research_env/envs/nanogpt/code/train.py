@@ -1,16 +1,17 @@
-"""Pretrains a GPT-2 on shards of tokens within a budget of time, and leaves its weights in artifact/.
+"""Pretrains a GPT-2 on shards of tokens within a budget of time; its weights stay in artifact/.
 
-The budget counts from the start of the process, so that importing and compiling are paid for too; the
-harness ends a process that does not stop by itself. `predict.py` needs of this file: `restore`, which
-reads what `save` left, and `features`, which gives for each position a vector and for each token of
-the vocabulary another, whose products are the logits of the next token. Position t must not depend on
-tokens after t, nor on the other rows of the batch: the evaluator looks for that.
+The budget counts from the start of the process, so importing and compiling are paid for too; the
+harness ends a process that does not stop by itself. `predict.py` needs of this file: `restore`,
+which reads what `save` left, and `features`, which gives for each position a vector and for each
+token of the vocabulary another, whose products are the logits of the next token. Position t must
+not depend on tokens after t, nor on the other rows of the batch: the evaluator looks for that.
 
 Shapes: B batch, T time, D width, H heads, V vocabulary.
 """
 
 import functools
 import importlib
+import itertools
 import json
 import os
 import time
@@ -41,7 +42,7 @@ def spent() -> float:
 
 def initialize(key: jax.Array) -> dict:
     s = settings
-    keys = iter(jax.random.split(key, 2 + 4 * s.layers))
+    keys = map(functools.partial(jax.random.fold_in, key), itertools.count())
 
     def dense(fan_in: int, fan_out: int, scale: float) -> dict:
         matrix = scale * jax.random.normal(next(keys), (fan_in, fan_out))
@@ -94,8 +95,8 @@ def activation(x: jax.Array) -> jax.Array:
 
 def features(parameters: dict, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     """[B, T] tokens -> [B, T, D] and [V, D]; the products of the two are the logits."""
-    x = parameters["tokens"][tokens] + parameters["positions"][: tokens.shape[1]]
-    x = x.astype(settings.dtype)
+    places = jnp.minimum(jnp.arange(tokens.shape[1]), settings.context - 1)
+    x = (parameters["tokens"][tokens] + parameters["positions"][places]).astype(settings.dtype)
     for block in parameters["blocks"]:
         x = x + attend(block, layer_norm(block["attention_norm"], x))
         inner = activation(linear(block["mlp_in"], layer_norm(block["mlp_norm"], x)))
@@ -116,8 +117,14 @@ def loss_of(parameters: dict, rows: jax.Array) -> jax.Array:
 def learning_rate(step: int, progress: float) -> float:
     """Linear warm-up by steps, then down with the share of the budget that is spent."""
     warm = min(1.0, (step + 1) / settings.warmup_steps)
-    cosine = 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))
-    return settings.peak_rate * warm * (settings.final_share + (1 - settings.final_share) * cosine)
+    shapes = {
+        "cosine": (1 + np.cos(np.pi * progress)) / 2,
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }
+    shape = shapes[settings.schedule]
+    share = settings.final_share + (1 - settings.final_share) * float(shape)
+    return settings.peak_rate * warm * share
 
 
 def is_matrix(parameters: dict) -> dict:
@@ -190,7 +197,7 @@ def main() -> None:
 
     step, losses = 0, []
     while (step < STEPS) if STEPS else (spent() < BUDGET_SECONDS - settings.reserve_seconds):
-        progress = step / STEPS if STEPS else spent() / BUDGET_SECONDS
+        progress = step / STEPS if STEPS else min(1.0, spent() / BUDGET_SECONDS)
         rows = windows(shards, settings.batch_rows, draw)
         rows = rows.reshape(settings.parts, -1, settings.context + 1)
         parameters, moments, loss = train_step(

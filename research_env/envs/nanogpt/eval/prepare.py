@@ -1,4 +1,4 @@
-"""Writes what a candidate predicts on: the rows of a split, and, for a call of its own, their twins.
+"""Writes what a candidate predicts on: a split's rows, and, for a call of its own, their twins.
 
 A twin begins like its row and goes on, from a secret place, like another text. A model that sees no
 future says the same of both up to there. Rows and twins are in two folders, and the candidate is

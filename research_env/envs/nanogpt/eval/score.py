@@ -1,9 +1,9 @@
 """The loss of a candidate's predictions, and whether they can be believed.
 
-Nothing is taken from the candidate but factors of logits. What the softmax of their product gives to
-the true tokens is computed here, so that no claim about a loss and no unnormalised score can enter.
-Predictions for the rows are then compared with those for their twins (see prepare.py) before the
-two differ. If they move, the model has seen the future, or the other rows of its batch.
+Nothing is taken from the candidate but factors of logits. What the softmax of their product gives
+to the true tokens is computed here, so that no claim about a loss and no unnormalised score can
+enter. Predictions for the rows are also compared with those for their twins (see prepare.py), up to
+where the two differ. If they move, the model has seen the future, or the other rows of its batch.
 """
 
 import json
