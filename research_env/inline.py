@@ -71,11 +71,14 @@ def scored(
 ) -> Outcome:
     try:
         settings = settings_of(source)
+    except (SyntaxError, ValueError, TypeError) as error:
+        return Outcome(State.CRASHED, reason=str(error).splitlines()[0], log=str(error))
+    try:
         score = landscape.measured(settings, split, seed, variables)
     except landscape.OutOfMemory as error:
         return Outcome(State.OUT_OF_MEMORY, reason=str(error))
-    except (landscape.Crashed, SyntaxError, ValueError, TypeError) as error:
-        return Outcome(State.CRASHED, reason=str(error).splitlines()[0], log=str(error))
+    except landscape.Crashed as error:
+        return Outcome(State.CRASHED, reason=str(error), log=str(error))
     return Outcome(State.OK, score)
 
 

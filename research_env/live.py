@@ -13,9 +13,9 @@ TICK_SECONDS = 1.0
 
 
 class Live:
-    def __init__(self, bank: Bank, out: TextIO = sys.stdout):
-        self._bank, self._out = bank, out
-        self.terminal = out.isatty()
+    def __init__(self, bank: Bank, out: TextIO | None = None):
+        self._bank, self._out = bank, out or sys.stdout
+        self.terminal = self._out.isatty()
         self._since, self._first = time.monotonic(), bank.count("ok")
         self._ended = 0
 

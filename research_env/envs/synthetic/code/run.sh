@@ -1,1 +1,2 @@
+mkdir -p artifact
 python write.py
