@@ -24,7 +24,7 @@ def command(module, *arguments):
 
 def begin(workdir):
     """A search that takes a while, with its first runs under way."""
-    given = ["--env=synthetic", "--size=slow", "--ideas=16", "--slots=6", f"--workdir={workdir}"]
+    given = ["--env=synthetic", "--size=slow", "--ideas=100", "--slots=6", f"--workdir={workdir}"]
     program = [sys.executable, "-m", "research_env.search", *given]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     journal = workdir / "runs" / "begun.jsonl"
@@ -51,13 +51,12 @@ def test_stop_waits_for_the_runs_and_resume_goes_on_to_the_end(tmp_path):
     assert "stopped; python -m research_env.resume" in process.stdout.read()
     with Bank(tmp_path / "ideas.db") as bank:
         assert not bank.open_runs(RUNNING)
-        assert bank.get("phase", SEARCH) == SEARCH
         ended = {idea.id: idea.score for idea in bank.ended()}
     resumed = command("resume", tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     with Bank(tmp_path / "ideas.db") as bank:
         assert bank.get("phase") == "done"
-        assert bank.count() == 16
+        assert bank.count() == 100
         assert {number: bank.idea(number).score for number in ended} == ended
 
 
@@ -96,10 +95,14 @@ def test_a_search_that_is_going_on_takes_up_a_rerun(tmp_path):
         ended = [idea.id for idea in bank.ended()]
     again = command("rerun", tmp_path, ended[0])
     assert "in the queue of the search that is going on" in again.stdout, again.stderr
-    assert process.wait(timeout=120) == 0
     with Bank(tmp_path / "ideas.db") as bank:
-        assert bank.runs(ended[0], SEARCH)[-1].attempt == 1
-        assert not bank.open_runs()
+        until = time.monotonic() + 60
+        while (run := bank.runs(ended[0], SEARCH)[-1]).finished is None:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    assert (run.attempt, process.poll()) == (1, None)
+    assert command("stop", tmp_path, "--now").returncode == 0
+    process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

@@ -1,0 +1,155 @@
+"""Searches: what an idea costs beside its run, how busy slots are, and which strategy finds more.
+
+    python bench/research.py [--ideas=256] [--workers=64] [--seeds=20] [--only=overhead,...]
+    python bench/research.py --only=nanogpt --seeds=3 --hours=0.2
+
+Overhead: ideas on `synthetic` that take no time, from the first one's start to the last one's end,
+so that what is left is the bank, the fork, the files and the patch. Slots: `workers` runs at a time
+that sleep for random, exponentially distributed times; the share of the slots' time that they were
+in a run, until the queue was empty. Strategies: on `synthetic`, the true value of the idea that
+seems best at the end, by seeds; the optimum is 1, the start 0.51. With --only=nanogpt, real
+searches of equal wall time, one after another.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from research_env.bank import SEARCH, Bank, Run
+from research_env.env import load
+from research_env.researcher.strategies import NAMES
+from research_env.search import start
+from research_env.settings import Settings
+from research_env.simulate import simulate
+
+BASE = "best_of_n"  # what every strategy is compared with
+FEW = 16  # ideas of the shorter search
+SLOTS = 8  # of the simulated searches
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ideas", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--hours", type=float, default=0.2)
+    parser.add_argument("--only", default="overhead,slots,strategies")
+    given = parser.parse_args()
+    parts: dict[str, Callable[[], None]] = {
+        "overhead": lambda: overhead(given.ideas),
+        "slots": lambda: utilisation(given.ideas, given.workers),
+        "strategies": lambda: strategies(given.ideas, given.seeds),
+        "nanogpt": lambda: nanogpt(given.hours, given.seeds),
+    }
+    for name in given.only.split(","):
+        parts[name]()
+
+
+def overhead(ideas: int) -> None:
+    """CPU time by the difference of two searches, so that neither start nor report is counted."""
+    spent = []
+    for count in (FEW, FEW + ideas):
+        before = cpu_seconds()
+        runs, _ = searched(ideas=count, slots=2, strategy=BASE)
+        spent.append(cpu_seconds() - before)
+    span = max(r.finished or 0 for r in runs) - min(r.started or 0 for r in runs)
+    inside = statistics.median(run.seconds for run in runs)
+    print(
+        f"overhead: {1000 * span / len(runs):.1f} ms of wall clock an idea, two at a time, of which "
+        f"a worker patches and scores for {1000 * inside:.1f} ms; {1000 * (spent[1] - spent[0]) / ideas:.1f} ms "
+        f"of CPU in all processes ({len(runs)} ideas; load {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} cores)"
+    )
+
+
+def cpu_seconds() -> float:
+    """Of this process and of all that it or they have waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def utilisation(ideas: int, workers: int) -> None:
+    began = time.perf_counter()
+    runs, _ = searched(ideas=ideas, slots=workers, size="workers", strategy=BASE)
+    first = min(run.started or 0 for run in runs)
+    last = max(run.started or 0 for run in runs)  # then the queue is empty, and slots fall idle
+    busy = sum(max(0.0, min(run.finished or 0, last) - (run.started or 0)) for run in runs)
+    inside = sum(run.seconds for run in runs) / sum(
+        (run.finished or 0) - (run.started or 0) for run in runs
+    )
+    share = busy / (workers * (last - first)) * inside
+    print(
+        f"slots: {100 * share:.1f}% of the time of {workers} in a run ({len(runs)} runs of "
+        f"{statistics.fmean(run.seconds for run in runs):.1f} s on average; "
+        f"{time.perf_counter() - began:.0f} s)"
+    )
+
+
+def strategies(ideas: int, seeds: int) -> None:
+    environment = load("synthetic")
+    ends: dict[str, list[float]] = {}
+    halves: dict[str, list[float]] = {}
+    for name in NAMES:
+        found = [simulate(environment, name, ideas, seed, SLOTS).best for seed in range(seeds)]
+        ends[name] = [best[-1] for best in found]
+        halves[name] = [best[len(best) // 4] for best in found]
+    print(f"strategies on synthetic, {seeds} seeds, {SLOTS} slots: mean and 95% interval")
+    table(f"{ideas // 4} ideas", halves)
+    table(f"{ideas} ideas", ends)
+
+
+def nanogpt(hours: float, seeds: int) -> None:
+    gains: dict[str, list[float]] = {name: [] for name in NAMES}
+    for seed in range(seeds):
+        for name in NAMES:
+            fixed = {"env": "nanogpt", "seed": seed, "max_hours": hours, "ideas": 1000}
+            _, said = searched(strategy=name, **fixed)
+            gains[name].append(said)
+            print(f"seed {seed} {name}: {said:.4f} better on the final split", file=sys.stderr)
+    print(f"strategies on nanogpt laptop, {seeds} seeds of {hours} hours: loss less baseline's")
+    table("", gains)
+
+
+def table(title: str, found: dict[str, list[float]]) -> None:
+    for name, values in sorted(found.items(), key=lambda item: -statistics.fmean(item[1])):
+        line = f"  {title:10} {name:11} {told(values)}"
+        if name != BASE:
+            pairs = [a - b for a, b in zip(values, found[BASE], strict=True)]
+            line += f"   over {BASE} {told(pairs)}"
+        print(line)
+
+
+def told(values: Sequence[float]) -> str:
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.4f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.4f} ({mean - half:.4f} to {mean + half:.4f})"
+
+
+def searched(**changes: Any) -> tuple[list[Run], float]:
+    """A real search: the runs of its ideas, and how much better its champion is; 0 without one."""
+    given: dict[str, Any] = {"env": "synthetic", "top": 1, **changes}
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.redirect_stdout(io.StringIO()):
+            start(Settings(workdir=folder, **given))
+        with Bank(Path(folder) / "ideas.db") as bank:
+            ideas = [idea.id for idea in bank.ideas() if idea.id]
+            runs = [run for number in ideas for run in bank.runs(number, SEARCH)]
+            verdict = bank.get("verdict")
+    return runs, verdict["better_by"] if verdict["significant"] else 0.0
+
+
+if __name__ == "__main__":
+    main()
