@@ -18,26 +18,29 @@ def title(snapshot: Snapshot) -> str:
 
 
 def spending(snapshot: Snapshot) -> dict[str, float]:
-    """As the search counts it, else as its ideas add up."""
-    ideas = snapshot.ideas
-    counted: dict[str, float] = {
+    """Costs are the ideas' and those of what was refused; wall seconds are of all starts."""
+    ideas, meta = snapshot.ideas, snapshot.meta
+    return {
         "ideas": sum(row.finished is not None for row in ideas),
-        "cost": math.fsum(row.cost for row in ideas),
+        "cost": math.fsum(row.cost for row in ideas) + (number(meta.get("refused_cost")) or 0.0),
         "tokens": sum(row.tokens for row in ideas),
         "seconds": math.fsum(row.seconds for row in snapshot.rows),
+        "wall_seconds": number(meta.get("spent_seconds")) or 0.0,
     }
-    told = snapshot.meta.get("spent")
-    if (cost := number(told.get("cost") if isinstance(told, dict) else told)) is not None:
-        counted["cost"] = cost
-    return counted
+
+
+def phase(snapshot: Snapshot) -> str:
+    return plain.line(snapshot.meta.get("phase") or "search", 40)
 
 
 def is_over(snapshot: Snapshot) -> bool:
-    return bool(snapshot.meta.get("verdict") or snapshot.meta.get("ended"))
+    return bool(snapshot.meta.get("verdict")) or phase(snapshot) == "done"
 
 
 def seconds_left(snapshot: Snapshot) -> float | None:
-    """By the pace of the last ideas, what has passed since the last one included, and the clock."""
+    """For ideas, by the pace of the last ones, what has passed since included; and by the cap."""
+    if phase(snapshot) != "search" or snapshot.running is False:
+        return None
     budget = table(snapshot.meta.get("budget"))
     guesses = []
     ended = sorted(row.finished for row in snapshot.ideas if row.finished is not None)
@@ -46,9 +49,8 @@ def seconds_left(snapshot: Snapshot) -> float | None:
         recent = ended[-RECENT:]
         pace = (max(snapshot.now, recent[-1]) - recent[0]) / (len(recent) - 1)
         guesses.append(max(0.0, total - len(ended)) * pace)
-    started, limit = number(snapshot.meta.get("started")), number(budget.get("seconds"))
-    if started and limit:
-        guesses.append(max(0.0, started + limit - snapshot.now))
+    if hours := number(budget.get("hours")):
+        guesses.append(max(0.0, 3600 * hours - spending(snapshot)["wall_seconds"]))
     return min(guesses, default=None)
 
 

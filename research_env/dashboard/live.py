@@ -46,6 +46,7 @@ class Live:
         self._sections: dict[str, tuple[Markup, int]] = {}
         self._epoch = secrets.token_hex(8)  # revisions are of this process
         self._trouble = ""
+        self._running: bool | None = None
         self.revision = 0
         self.streams = 0
         self._read()
@@ -123,12 +124,12 @@ class Live:
         """If something has changed."""
         try:
             self._reopen_if_replaced()
-            version = self._reader.version()
-            if version == self._version:
+            version, running = self._reader.version(), snapshot.is_running(self.workdir)
+            if (version, running) == (self._version, self._running):
                 return
             begun = time.monotonic()
             found = self._reader.snapshot()
-            self._version, self._trouble = version, ""
+            self._version, self._running, self._trouble = version, running, ""
         except (sqlite3.Error, OSError, UserError) as error:
             if not self._version_known():
                 raise

@@ -13,9 +13,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from research_env.dashboard import curve, lineage, sections
+from research_env.dashboard import curve, lineage, sections, verdict
 from research_env.dashboard.comparisons import Comparison, compare
-from research_env.dashboard.figures import finite, title
+from research_env.dashboard.figures import finite, is_over, title
 from research_env.dashboard.snapshot import Row, Snapshot
 from sbp_jax.report import style
 from sbp_jax.reporting.markup import Child, Markup, tag
@@ -72,7 +72,7 @@ def made_sections(snapshot: Snapshot, compared: Comparison) -> dict[str, Markup]
         "headline": sections.headline(snapshot, compared),
         "progress": sections.progress(snapshot),
         "states": sections.states(snapshot),
-        "verdict": _titled("The referee", sections.verdict(snapshot, compared)),
+        "verdict": _titled("The referee", verdict.section(snapshot, compared)),
         "curve": _titled("Best so far", curve.chart(snapshot, compared)),
         "lineage": _titled("Lineage of the best", lineage.tree(snapshot, compared.decimals)),
     }
@@ -103,7 +103,8 @@ def facts(snapshot: Snapshot, compared: Comparison) -> dict[str, Any]:
             "best": best.score if best else None,
             "best_id": best.id if best else None,
             "ended": len(compared.ended),
-            "over": sections.is_over(snapshot),
+            "over": is_over(snapshot),
+            "running": snapshot.running,
             "now": snapshot.now,
         }
     )

@@ -1,20 +1,19 @@
 """The page's parts that are words and figures, as markup in which every text is escaped."""
 
 import math
+from statistics import fmean
 from typing import Any
 
-from research_env.dashboard import plain
+from research_env.bank import FINAL
+from research_env.dashboard import plain, verdict
 from research_env.dashboard.comparisons import Comparison
-from research_env.dashboard.figures import counted, is_over, seconds_left, spending, title
-from research_env.dashboard.snapshot import Row, Snapshot, mean_and_error
+from research_env.dashboard.figures import counted, is_over, phase, seconds_left, spending, title
+from research_env.dashboard.snapshot import Snapshot
 from research_env.dashboard.wording import score
 from sbp_jax.reporting import wording
 from sbp_jax.reporting.figures import table
 from sbp_jax.reporting.markup import Markup, tag
-from sbp_jax.reporting.sections import rows
 from sbp_jax.reporting.wording import number
-
-SPLITS = ("search", "selection", "final")
 
 
 def header(snapshot: Snapshot) -> Markup:
@@ -32,7 +31,7 @@ def header(snapshot: Snapshot) -> Markup:
 
 def headline(snapshot: Snapshot, compared: Comparison) -> Markup:
     """The one number, and whether there is reason to believe it."""
-    best, base = snapshot.best(), compared.baseline
+    decided, best, base = verdict.of(snapshot), snapshot.best(), compared.baseline
 
     def form(value: float | None) -> str:
         return score(value, compared.decimals)
@@ -42,17 +41,24 @@ def headline(snapshot: Snapshot, compared: Comparison) -> Markup:
         waiting = "No idea has a score yet."
         told = f"The baseline's {metric} is {form(base)}." if base is not None else ""
         return _big(form(base), "baseline", waiting, tag("p", told, class_="caveat"))
+    value, unit = best.score, metric
+    promoted = [row for row in snapshot.ideas if decided and row.id == decided.promoted]
+    if promoted and (scores := snapshot.scores(promoted[0].id, FINAL)):
+        best, value, unit = promoted[0], fmean(scores), f"{metric} on the final split"
+        base = fmean(snapshot.scores(0, FINAL) or [base or 0.0])
+    elif compared.error:
+        unit += f", {form(value - compared.error)} to {form(value + compared.error)}"
     said: list[Any] = [tag("a", f"#{best.id} ", tag("bdi", best.title), href=f"#idea={best.id}")]
-    unit, caveat = metric, "On the split that the search itself looks at. "
-    if compared.error:
-        unit += f", {form(best.score - compared.error)} to {form(best.score + compared.error)}"
+    caveat = "" if promoted else "On the split that the search itself looks at. "
     if base is not None:
-        gain = (best.score - base) * (1 if snapshot.maximize else -1)
+        gain = (value - base) * (1 if snapshot.maximize else -1)
         word = "better" if gain > 0 else "worse"
         share = f" ({wording.percent(abs(gain / base), 1)})" if base else ""
         said.append(f": {form(abs(gain))} {word} than the baseline's {form(base)}{share}.")
-        caveat += _trust(gain, snapshot, compared)
-    return _big(form(best.score), unit, said, tag("p", caveat, class_="caveat"))
+        caveat += "" if decided else _trust(gain, snapshot, compared)
+    if decided:
+        caveat += f"The referee: {decided.words}."
+    return _big(form(value), unit, said, tag("p", caveat, class_="caveat"))
 
 
 def _trust(gain: float, snapshot: Snapshot, compared: Comparison) -> str:
@@ -87,35 +93,42 @@ def _big(number_: str, unit: str, said: Any, *more: Markup) -> Markup:
 # Progress
 
 
+PHASES = {
+    "search": "trying ideas",
+    "selection": "the best again, fresh seeds",
+    "final": "the final split",
+    "done": "has ended",
+}
+
+
 def progress(snapshot: Snapshot) -> Markup:
     """How far it is, what is spent, and when it will be done. Times go on by themselves on a live
     page, from what the attributes say.
     """
     budget, spent = table(snapshot.meta.get("budget")), spending(snapshot)
     started, last = number(snapshot.meta.get("started")), _last(snapshot)
+    over, now = is_over(snapshot), snapshot.now
+    limit = number(budget.get("hours")) or 0.0
     lines = [
+        _fact("Phase", PHASES["done"] if over else PHASES.get(phase(snapshot), phase(snapshot))),
         _spent("Ideas", spent["ideas"], number(budget.get("ideas")), wording.count),
         _spent("Cost", spent["cost"], number(budget.get("cost")), wording.figure),
-        _spent("Tokens", spent["tokens"], number(budget.get("tokens")), wording.count),
+        _spent("Time", spent["wall_seconds"], 3600 * limit, wording.duration),
         _spent("Time of runs", spent["seconds"], None, wording.duration),
+        _spent("Tokens", spent["tokens"], None, wording.count),
     ]
-    over = is_over(snapshot)
-    if started is not None:
-        until = (last or started) if over else snapshot.now
-        clock = tag("span", wording.duration(max(0.0, until - started)),
-                    data_since=None if over else started)  # fmt: skip
-        limit = number(budget.get("seconds"))
-        of = f" of {wording.duration(limit)}" if limit else ""
-        lines.append(_fact("Since the start", [clock, of]))
+    if started is not None and not over and snapshot.running is not False:
+        lines.append(_fact("Since the start", _clock(now - started, since=started)))
     if not over and (left := seconds_left(snapshot)) is not None:
-        end = snapshot.now + left
-        lines.append(_fact("To go, about", tag("span", wording.duration(left), data_until=end)))
+        lines.append(_fact("To go, about", _clock(left, until=now + left)))
     if last is not None and not over:
-        ago = wording.duration(max(0.0, snapshot.now - last))
-        lines.append(_fact("Last change", [tag("span", ago, data_since=last), " ago"]))
-    elif over:
-        lines.append(_fact("The search", "has ended"))
+        lines.append(_fact("Last change", [_clock(now - last, since=last), " ago"]))
     return tag("dl", lines, class_="progress")
+
+
+def _clock(seconds: float, since: float | None = None, until: float | None = None) -> Markup:
+    said = wording.duration(max(0.0, seconds))
+    return tag("span", said, data_since=since, data_until=until)
 
 
 def _fact(name: str, value: Any, bar: Markup | None = None) -> Markup:
@@ -157,63 +170,3 @@ def states(snapshot: Snapshot) -> Markup:
     bar = tag("svg", bars, viewBox="0 0 100 10", preserveAspectRatio="none", class_="states",
               aria_hidden="true")  # fmt: skip
     return tag("div", bar, tag("ul", chips, class_="chips"))
-
-
-# The promotion
-
-
-def verdict(snapshot: Snapshot, compared: Comparison) -> Markup | None:
-    """What the search said at its end, and the runs on the splits that it never looked at."""
-    said = snapshot.meta.get("verdict")
-    retested = sorted({found.idea for found in snapshot.retests if found.idea != 0})
-    if not said and not retested:
-        return None
-    shown = _retests(snapshot, retested, compared.decimals) if retested else None
-    return tag("div", _said(said), shown)
-
-
-def _said(said: Any) -> list[Markup]:
-    if isinstance(said, str):
-        return [tag("p", plain.line(said, 600), class_="said")]
-    facts = [
-        tag("div", tag("dt", plain.line(name.replace("_", " "), 60)), tag("dd", _value(value)))
-        for name, value in table(said).items()
-        if not isinstance(value, dict | list)
-    ]
-    return [tag("dl", facts, class_="facts-list")] if facts else []
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return score(number(value)) if isinstance(value, int | float) else plain.line(value, 600)
-
-
-def _retests(snapshot: Snapshot, retested: list[int], decimals: int | None) -> Markup:
-    by_id = {row.id: row for row in snapshot.rows}
-    sign = -1 if snapshot.maximize else 1
-    ordered = sorted(
-        (by_id[id] for id in retested if id in by_id),
-        key=lambda row: (row.score is None, sign * (row.score or 0.0)),
-    )
-    first = [by_id[0]] if 0 in by_id else []
-    lines = [[_name(row), *_over_splits(snapshot, row, decimals)] for row in [*first, *ordered]]
-    return rows(["Idea", *SPLITS], lines, "Scores on the splits")
-
-
-def _name(row: Row) -> Markup:
-    return tag("a", f"#{row.id} ", tag("bdi", row.title or row.kind), href=f"#idea={row.id}")
-
-
-def _over_splits(snapshot: Snapshot, row: Row, decimals: int | None) -> list[str]:
-    """A mean, its standard error, and how many runs it is of."""
-    made = []
-    for split in SPLITS:
-        scores = snapshot.scores(row.id, split)
-        mean, error = mean_and_error(scores)
-        if mean is None and split == "search":
-            mean = row.score
-        spread = f" ± {score(error, decimals)}" if error is not None else ""
-        runs = f" ({len(scores)})" if len(scores) > 1 else ""
-        made.append(f"{score(mean, decimals)}{spread}{runs}")
-    return made

@@ -7,6 +7,7 @@ nothing, whether another process has written since.
 import contextlib
 import json
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from sbp_jax.reporting.wording import number
 
 OPEN = (bank.QUEUED, bank.RUNNING)
 STATES = (*OPEN, *(state.value for state in State))
+LOCK = "search.lock"  # the search writes its process in it
 TITLE, REASON, NAME = 160, 240, 60  # letters of a row's texts
 
 
@@ -59,6 +61,7 @@ class Snapshot(NamedTuple):
     retests: list[Retest]  # of the baseline and of promoted ideas
     meta: dict[str, Any]
     now: float
+    running: bool | None  # a search, on this machine; None where that is not known
 
     @property
     def maximize(self) -> bool:
@@ -90,6 +93,18 @@ def path(workdir: Path) -> Path:
     return found
 
 
+def is_running(workdir: Path) -> bool | None:
+    """Whether the process is there that last began to search. Its lock is not tried: a search that
+    begins at that moment would find it taken.
+    """
+    try:
+        process = int((workdir / LOCK).read_text())
+        os.kill(process, 0)
+    except (OSError, ValueError) as error:
+        return False if isinstance(error, ProcessLookupError) else None
+    return True
+
+
 class Reader:
     """Open on one bank, read-only; of one thread at a time."""
 
@@ -116,7 +131,7 @@ class Reader:
             rows = [_row(found) for found in self._db.execute(_ROWS, (TITLE, REASON, NAME))]
             retests = self._retests()
             meta = {key: _json(value) for key, value in self._db.execute(_META)}
-        return Snapshot(rows, retests, meta, time.time())
+        return Snapshot(rows, retests, meta, time.time(), is_running(self.file.parent))
 
     def _retests(self) -> list[Retest]:
         """The last attempt of every seed."""

@@ -27,6 +27,11 @@ function connect() {
   let known = { epoch: data.epoch, revision: data.revision };
   let busy = false, wanted = false;
   const said = (text, kind) => { if ($('live').textContent !== text) $('live').textContent = text; $('live').className = kind; };
+  function stands() {
+    if (facts.over) said('The search has ended', '');
+    else if (facts.running === false) said('No search is running here', 'lost');
+    else said('Live', 'on');
+  }
   async function update() {
     if (busy || document.hidden) { wanted = true; return; }
     busy = true; wanted = false;
@@ -39,7 +44,8 @@ function connect() {
       for (const [section, made] of Object.entries(news.sections)) put(section, made);
       fillFilters(); draw(); tick(); name();
       if (pane.id !== null && news.rows.some((packed) => packed[0] === pane.id)) show(pane.id);
-      said(news.trouble ? `The bank cannot be read: ${news.trouble}` : facts.over ? 'Ended' : 'Live', news.trouble ? 'lost' : facts.over ? '' : 'on');
+      if (news.trouble) said(`The bank cannot be read: ${news.trouble}`, 'lost');
+      else stands();
     } catch { said('No connection', 'lost'); }
     busy = false;
     if (wanted) setTimeout(update, 300);
@@ -47,7 +53,7 @@ function connect() {
   const events = () => {
     const source = new EventSource('/events');
     source.onmessage = update;
-    source.onopen = () => said(facts.over ? 'Ended' : 'Live', facts.over ? '' : 'on');
+    source.onopen = stands;
     source.onerror = () => {
       said('No connection', 'lost');
       if (source.readyState === EventSource.CLOSED) setTimeout(events, 5000);
