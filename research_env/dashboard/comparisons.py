@@ -95,7 +95,7 @@ def baseline(snapshot: Snapshot) -> tuple[float | None, float | None]:
     noise = number(noise.get("search") if isinstance(noise, dict) else noise)
     if noise is None and len(scores) > 1:
         noise = stdev(scores)
-    return mean, noise
+    return mean, noise if noise and noise > 0 else None
 
 
 def _mean(told: Any) -> float | None:

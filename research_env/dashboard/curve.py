@@ -25,7 +25,7 @@ from sbp_jax.reporting.figures import STYLES, Line, Lines
 from sbp_jax.reporting.markup import Markup, tag
 
 BEST, BASELINE, FRESH, LUCK = 0, 1, 5, 6  # numbers in STYLES
-MOST_DOTS = 3000
+MOST_DOTS, MOST_STEPS = 3000, 80
 
 
 def chart(snapshot: Snapshot, compared: Comparison) -> Markup | None:
@@ -198,8 +198,15 @@ def _failures(ended: list[Row], x: Scale, bottom: float) -> Markup:
 
 
 def _steps(compared: Comparison, snapshot: Snapshot, x: Scale, y: Scale) -> Iterator[Markup]:
-    """Every improvement leads to its idea."""
-    for step in compared.steps:
+    """Every improvement leads to its idea; of very many, the large ones and the last."""
+    before = [compared.baseline, *(step.score for step in compared.steps)]
+    gains = {
+        step.n: abs(step.score - (last if last is not None else step.score))
+        for last, step in zip(before, compared.steps, strict=False)
+    }
+    last = [step.n for step in compared.steps[-1:]]
+    kept = {*sorted(gains, key=gains.__getitem__)[-MOST_STEPS:], *last}
+    for step in (step for step in compared.steps if step.n in kept):
         row = step.row
         value = score(step.score, compared.decimals)
         said = f"{wording.count(step.n)} ideas: {value}, #{row.id} {row.title}"

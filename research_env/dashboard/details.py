@@ -8,7 +8,6 @@ from typing import Any
 from research_env.bank import Bank, Run
 from research_env.dashboard import plain
 from research_env.dashboard.figures import finite
-from sbp_jax.errors import UserError
 
 TEXT, DIFF, ERROR = 40_000, 400_000, 20_000  # letters of each that reach a page
 LOG = 200_000  # bytes of a log's head and tail together
@@ -73,22 +72,22 @@ def log_of(run: Run, workdir: Path, most: int = LOG) -> str:
     """Only a file of the workdir's runs, whatever the bank says: no link leads out of it."""
     if not run.log:
         return ""
-    runs = (workdir / "runs").resolve()
-    place = workdir / run.log
+    runs, place = (workdir / "runs").resolve(), workdir / run.log
     try:
         if not place.parent.resolve().is_relative_to(runs):
-            raise UserError(f"run {run.id}: its log is not in {runs}")
+            return f"It is said to be outside of {runs.name}/, where no log of a run is."
         descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # it was deleted, or is a link
         return ""
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             return ""
-        if found.st_size <= most:
-            return plain.plain(file.read(most).decode("utf-8", "replace"))
-        head = file.read(most // 2)
-        file.seek(found.st_size - most // 2)
-        tail = file.read(most // 2)
+        head = os.pread(descriptor, most if found.st_size <= most else most // 2, 0)
+        tail = os.pread(descriptor, most // 2, max(0, found.st_size - most // 2))
+    finally:
+        os.close(descriptor)
+    if found.st_size <= most:
+        return plain.plain(head.decode("utf-8", "replace"))
     left_out = f"\n… {found.st_size - most:,} bytes are left out …\n"
     return plain.plain(head.decode("utf-8", "replace") + left_out + tail.decode("utf-8", "replace"))

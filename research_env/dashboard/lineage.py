@@ -116,7 +116,7 @@ def _worth(snapshot: Snapshot, above: dict[int, int | None], shown: set[int]) ->
     worth = {id: own[id] for id in shown}
     for id in sorted(shown, reverse=True):  # children have higher numbers
         parent = above[id]
-        if parent is not None:
+        if parent in worth:
             worth[parent] = max(worth[parent], worth[id])
     return worth
 

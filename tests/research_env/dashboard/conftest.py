@@ -1,7 +1,9 @@
 """Workdirs of searches, made through the bank's own interface, and a browser to look at them."""
 
+import contextlib
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import pytest
 
 from research_env import bank
 from research_env.bank import Bank
+from research_env.dashboard.live import Live
+from research_env.dashboard.server import Server
 from research_env.outcome import Outcome, State
 from research_env.researcher.interface import Proposal
 
@@ -143,6 +147,21 @@ def search(tmp_path: Path) -> Callable[..., Search]:
     return lambda name="W", **meta: Search(tmp_path / name, **meta)
 
 
+@contextlib.contextmanager
+def served(workdir: Path, host: str = "127.0.0.1", token: str = "") -> Iterator[Server]:
+    """A live page, on a free port."""
+    live = Live(workdir)
+    with Server(live, host, 0, token) as server:
+        live.watch()
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
@@ -156,3 +175,32 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=program, args=flags)
         yield opened
         opened.close()
+
+
+HOSTILE = (
+    "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>",
+    "\" onload='alert(1)' x=\"",
+    "<!--<script>", "]]>&lt;&#60;</title></style></svg><svg/onload=alert(1)>",
+    "javascript:alert(1)", "{{7*7}}${alert(1)}`", "\u202egnp.exe\u2066 \u0000\u001b[31mred",
+    "\x1b]0;title\x07\x1b[2J", "<bdi></bdi><dialog open>", "\u2028alert(1)\u2029//",
+    "Z\u0351\u036b\u0343\u036a" * 30, "W" * 5000, "__proto__", "constructor",
+)  # fmt: skip
+
+
+@pytest.fixture
+def hostile(search: Callable[..., Search]) -> Search:
+    """A bank of which every text is an attack."""
+    made = search("hostile", env=HOSTILE[0], metric=HOSTILE[2], strategy=HOSTILE[1],
+                  engine=HOSTILE[4], version=HOSTILE[5], verdict={"words": HOSTILE[1]})  # fmt: skip
+    made.baseline(3.2, 3.21)
+    for i, text in enumerate(HOSTILE):
+        bad = Outcome(State.CRASHED, None, 1.0, text)
+        diff = f"--- a/{text}\n+++ b/{text}\n@@ -1 +1 @@\n-{text}\n+{i}{text}\n"
+        fields = dict(text=text, diff=diff, author=text, strategy=text, niche=text)
+        fields["context"] = f"{text} context"
+        fields["parents"] = (i,) if i else ()
+        number = made.idea(text, ok(3.1 - i / 100, **{text: 1.0}), log=text * 3, **fields)
+        made.bank.promote(number)
+        failed_one = made.idea(text + "!", bad, log=text, **(fields | {"diff": f"{i} {text}"}))
+        made.bank.repaired(failed_one, 1, text, Proposal("", "", text))
+    return made
