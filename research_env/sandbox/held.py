@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 from research_env.sandbox import trees
 from research_env.sandbox.protocol import Ended, Executed, Limits
+from research_env.sandbox.watch import descendants
 
 SOURCES = Path(__file__).resolve().parent
 MODULES = ("holder.py", "inside.py", "watch.py", "output.py")
@@ -87,8 +89,10 @@ class Held:
         self._control.close()  # at which the holder ends, and all in it
         try:
             self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        except subprocess.TimeoutExpired:  # whatever hangs there, its namespace ends with it
+            for pid in (*descendants(self._process.pid), self._process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
         assert self._process.stderr
         self._process.stderr.close()

@@ -26,6 +26,7 @@ from sbp_jax.errors import UserError
 
 OVERHEAD_MB = 256  # Python's in the job
 SPARE_MINUTES = 5  # of the job's time, for its files and for Slurm's own way of ending it
+ANSWER = 30.0  # seconds
 PATIENCE = 60.0  # seconds for a result to appear on a slow shared disk, or for a job to end
 
 
@@ -35,7 +36,11 @@ def check() -> None:
             "Slurm is not installed (no srun): apt-get install slurm-client (slurm-wlm for a "
             "cluster of one's own), or name another sandbox"
         )
-    done = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
+    try:
+        asked = ["sinfo", "--noheader"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=ANSWER)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"Slurm does not answer within {ANSWER:g} s; see sinfo") from None
     if done.returncode:
         raise UserError(f"Slurm does not answer: {_last_line(done.stderr)}; is slurmctld running?")
 

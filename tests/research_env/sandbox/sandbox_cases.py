@@ -60,6 +60,11 @@ def marker():
     return f"marked-{uuid.uuid4().hex}"
 
 
+def daemon(marker):
+    """In a session of its own, and with the output open."""
+    return f"setsid bash -c 'exec -a {marker} sleep 999' &"
+
+
 # -- what comes back ----------------------------------------------------------------------------
 
 
@@ -481,7 +486,7 @@ print("left")
 
 def test_a_daemon_that_holds_its_output_holds_nobody_up(sandbox, marker):
     started = time.monotonic()
-    executed = run(sandbox, f"(exec -a {marker} setsid sleep 999) & echo done", wall_seconds=600)
+    executed = run(sandbox, f"{daemon(marker)} echo done", wall_seconds=600)
     assert said(executed) == "done\n" and time.monotonic() - started < 60
     assert not running(marker)
 
@@ -611,7 +616,7 @@ def test_it_is_killed_from_another_thread(sandbox, marker):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    executed = run(sandbox, f"(exec -a {marker} setsid sleep 999) & sleep 999", wall_seconds=100)
+    executed = run(sandbox, f"{daemon(marker)} sleep 999", wall_seconds=100)
     killer.join()
     assert executed.ended is Ended.KILLED and executed.seconds < 60
     assert not running(marker)

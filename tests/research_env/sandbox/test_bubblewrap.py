@@ -1,5 +1,92 @@
-"""Bubblewrap keeps every promise of a sandbox."""
+"""Bubblewrap keeps every promise of a sandbox, and some that concern its own parts."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
 from sandbox_cases import *  # noqa: F403
+from sandbox_cases import SMALL, daemon, running
+
+from research_env.sandbox import bubblewrap, factory
+from research_env.sandbox.protocol import Ended, Resource
+from research_env.sandbox.watch import descendants
+from sbp_jax.errors import UserError
 
 KIND = "bubblewrap"
+
+HARNESS = """
+import sys
+from research_env.sandbox import factory
+from research_env.sandbox.protocol import Limits, Resource
+
+with factory("bubblewrap")(Resource(), {}) as sandbox:
+    sandbox.exec(["bash", "-c", sys.argv[1]], Limits(wall_seconds=600))
+"""
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def sleeping(marker):
+    """Without the harness, which has the marker among its arguments too."""
+    return [pid for pid in running(marker) if b"sleep" in comm(pid)]
+
+
+def comm(pid):
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def test_nothing_outlives_a_harness_that_is_killed(marker):
+    harness = subprocess.Popen([sys.executable, "-c", HARNESS, f"{daemon(marker)} sleep 999"])
+    wait_until(lambda: sleeping(marker))
+    harness.kill()
+    harness.wait()
+    wait_until(lambda: not sleeping(marker))
+
+
+def test_the_death_of_what_holds_it_is_no_fault_of_the_program(open_sandbox, marker):
+    with open_sandbox() as sandbox:
+        for pid in descendants(sandbox._process.pid):
+            with contextlib.suppress(ProcessLookupError):  # with the one before
+                os.kill(pid, signal.SIGKILL)
+        executed = sandbox.exec(["true"], SMALL)
+    assert executed.ended is Ended.INFRASTRUCTURE and executed.reason
+
+
+def test_without_bubblewrap_the_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="apt-get install bubblewrap"):
+        factory("bubblewrap")
+
+
+def test_where_namespaces_are_forbidden_it_says_so(monkeypatch, tmp_path):
+    forbidden = tmp_path / "bwrap"
+    forbidden.write_text(
+        "#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2; exit 1"
+    )
+    forbidden.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(UserError, match="uid map: Permission denied.*sysctl"):
+        factory("bubblewrap")
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="/dev/nvidia9"):
+        bubblewrap.bubblewrap(Resource(gpus=1, gpu_ids=(9,)), {})
+
+
+def test_an_unknown_kind_is_refused_with_those_there_are():
+    with pytest.raises(UserError, match="'chroot'.*bubblewrap, docker, slurm, ray, subprocess"):
+        factory("chroot")
