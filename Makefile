@@ -31,7 +31,7 @@ entigraph: $(VENV)/core.installed
 # Real servers, clusters and kills meet a limit of time now and then where other work is on the
 # machine: what fails is run again by itself, and has to pass then.
 test: $(VENV)/full.installed chromium
-	$(PY) -m pytest tests -n logical --maxprocesses=4 --dist=loadfile || \
+	$(PY) -m pytest tests -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder || \
 	  $(PY) -m pytest tests --last-failed --last-failed-no-failures=none
 
 lint: $(VENV)/full.installed

@@ -35,6 +35,17 @@ settings.register_profile("sbp_jax", deadline=None, derandomize=bool(os.environ.
 settings.load_profile("sbp_jax")
 
 
+LONGEST = (
+    "integration", "study", "test_study.py", "test_page.py", "test_reproduction.py", "test_aot.py",
+    "test_bench.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, else one worker has one of them left when the other has nothing."""
+    items.sort(key=lambda item: not set(LONGEST).intersection(item.path.parts))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def without_the_programs_of_other_files():
     """XLA:CPU maps some pages for each program that it compiles, and the process that has 65,530
