@@ -17,7 +17,7 @@ from research_env.researcher.wording import Wording
 TITLE, TEXT = 120, 6_000  # characters at most; more is cut
 FEWEST = 20  # of an idea: less says nothing
 _LOOKED_AT = 200_000  # characters of an answer, and this many brackets in it
-_OBJECTS = 2_000
+_OBJECTS = 500
 _TITLES = ("title", "name")
 _TEXTS = ("idea", "text", "description", "change")
 
@@ -36,11 +36,12 @@ class Thought(NamedTuple):
 class NoIdea(Exception):
     """After all that was tried."""
 
-    def __init__(self, reason: str, said: str, shown: str, refused: bool):
+    def __init__(self, reason: str, said: str, shown: str, refused: bool, repeated: bool):
         super().__init__(reason)
         self.said = said  # the model's last answer
         self.shown = shown  # the prompt
         self.refused = refused  # there was no answer at all
+        self.repeated = repeated  # it held ideas that were had before, and no others
 
 
 def ideas(
@@ -59,7 +60,7 @@ def ideas(
     conversation = [{"role": "user", "content": prompt}]
     for attempt in range(1 + retries):
         answer = _asked(model, conversation, f"{seed} ideas {attempt}", bill)
-        good, reason = _judged(answer, count, refusal)
+        good, reason, repeated = _judged(answer, count, refusal)
         if good:
             return good
         if answer.text:
@@ -68,7 +69,7 @@ def ideas(
         # One after the other, roles have to alternate.
         if not answer.text:
             conversation = conversation[:1]
-    raise NoIdea(reason, answer.text, prompt, bool(answer.error))
+    raise NoIdea(reason, answer.text, prompt, bool(answer.error), repeated)
 
 
 def _asked(model: Model, conversation: Sequence[Any], seed: str, bill: Bill) -> Answer:
@@ -79,9 +80,9 @@ def _asked(model: Model, conversation: Sequence[Any], seed: str, bill: Bill) -> 
 
 def _judged(
     answer: Answer, count: int, refusal: Callable[[Thought], str]
-) -> tuple[list[Thought], str]:
+) -> tuple[list[Thought], str, bool]:
     if answer.error:
-        return [], answer.error
+        return [], answer.error, False
     good: list[Thought] = []
     complaints: list[str] = []
     for thought in parsed(answer.text):
@@ -91,11 +92,12 @@ def _judged(
             complaints.append(f"{thought.title!r}: {wrong}")
         else:
             good.append(thought)
+    repeated = bool(complaints)
     if not complaints:
         complaints = ['it holds no JSON object with a "title" and an "idea"']
         if not answer.whole:
             complaints = ["it was cut off before its end; be shorter"]
-    return good, "; ".join(complaints[:5])
+    return good, "; ".join(complaints[:5]), repeated
 
 
 def parsed(text: str) -> list[Thought]:

@@ -7,7 +7,6 @@ dropped, and then another is asked for.
 
 import contextlib
 import dataclasses
-import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from research_env.researcher import context, executor, ideator, quoting
 from research_env.researcher.asking import Bill, Model, Spent
 from research_env.researcher.changes import Codebase, Files, NotApplied
 from research_env.researcher.ideator import NoIdea, Thought
-from research_env.researcher.interface import BASELINE, EXPLOIT, BudgetSpent, Proposal, Want
+from research_env.researcher.interface import BASELINE, EXPLOIT, Proposal, Want
 from research_env.researcher.known import Known
 from research_env.researcher.wording import Wording
 from sbp_jax.config import ResearchConfig
@@ -27,7 +26,6 @@ from sbp_jax.inference.engine import EngineDied
 
 _PATIENCE = 5  # wishes in a row
 _TALK = 1_000  # tokens of complaints and frames beside context and answers
-log = logging.getLogger(__name__)
 
 
 class Language:
@@ -54,7 +52,6 @@ class Language:
         self._left: dict[Want, deque[tuple[Thought, str, str]]] = defaultdict(deque)
         self._asking: dict[Want, threading.Lock] = defaultdict(threading.Lock)
         self._owed = Bill()  # for wishes that nothing came of
-        self._warned = False
         self._silent = 0  # wishes in a row that were not answered at all
 
     @property
@@ -71,13 +68,16 @@ class Language:
             model.close()
 
     def propose(self, bank: Bank, want: Want) -> Proposal | None:
-        """None where all that came was had before, or where there is no budget for more."""
+        """None where all that came was had before; `BudgetSpent` where there is none for more."""
         model, bill = self._models.get(want.model, self._first), Bill()
         model.purse.begin(lambda: _spent(bank))
         with self._answerable(bill):
             for attempt in range(2):
                 seed = f"{self._seed} {want.wish} {attempt}"
-                thought, said, shown = self._thought(bank, want, model, seed, bill)
+                try:
+                    thought, said, shown = self._thought(bank, want, model, seed, bill)
+                except NoIdea:
+                    return None
                 try:
                     written = self._written(bank, want, model, thought, seed, bill, said)
                 finally:
@@ -149,6 +149,8 @@ class Language:
             )
         except NoIdea as error:
             self._unanswered(model, error)
+            if error.repeated:
+                raise
             # Its words as they are: they do not apply, and the record shows why.
             thought = Thought("no idea", f"The model's answer held no idea: {error}")
             said = quoting.shortened(error.said, executor.ANSWER).strip() or executor.EMPTY
@@ -226,10 +228,6 @@ class Language:
         """What no proposal has paid for the next one does, so that the bank's sums are right."""
         try:
             yield
-        except BudgetSpent as error:
-            if not self._warned:
-                log.warning("no more ideas: %s", error)
-            self._warned = True
         except EngineDied as error:
             raise UserError(f"{error}; mend that, and go on with the same command") from error
         finally:

@@ -5,6 +5,7 @@ environment for its ideas.
 import contextlib
 import json
 import threading
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -17,7 +18,7 @@ class ScriptedModel(ThreadingHTTPServer):
     daemon_threads, block_on_close, request_queue_size = True, False, 64
 
     def __init__(self, script):
-        self.script, self.seen, self.lock = script, [], threading.Lock()
+        self.script, self.seen, self.failed, self.lock = script, [], [], threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -41,7 +42,11 @@ class _Handler(BaseHTTPRequestHandler):
         messages = body.get("messages") or [{"role": "text", "content": body["prompt"]}]
         with self.server.lock:
             self.server.seen.append(messages)
-        answer = self.server.script(messages)
+        try:
+            answer = self.server.script(messages)
+        except Exception:  # else it would be asked again and again
+            self.server.failed.append(traceback.format_exc())
+            answer = 400, {}
         status, headers = (200, {}) if isinstance(answer, str) else answer
         if status == 200:
             choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": answer}}
@@ -61,18 +66,21 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def serve():
     """Starts scripted models; at the end all are gone."""
+    servers = []
     with contextlib.ExitStack() as stack:
 
         def start(script):
             server = ScriptedModel(script)
             thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
             thread.start()
+            servers.append(server)
             stack.callback(thread.join)
             stack.callback(server.shutdown)
             stack.callback(server.server_close)
             return server
 
         yield start
+    assert [failure for server in servers for failure in server.failed] == []
 
 
 ENV_TOML = """

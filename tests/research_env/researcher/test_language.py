@@ -10,7 +10,15 @@ import pytest
 from research_env import env
 from research_env.bank import Bank
 from research_env.outcome import Outcome, State
-from research_env.researcher.interface import BASELINE, EXPLOIT, EXPLORE, FRESH, Proposal, Want
+from research_env.researcher.interface import (
+    BASELINE,
+    EXPLOIT,
+    EXPLORE,
+    FRESH,
+    BudgetSpent,
+    Proposal,
+    Want,
+)
 from research_env.researcher.opening import open_language
 from sbp_jax.config import ApiConfig, Experiment, ResearchConfig
 from sbp_jax.errors import UserError
@@ -217,6 +225,11 @@ class TestDuplicates:
         language.propose(bank, Want(EXPLORE))
         assert f"the very change of idea {number}" in server.seen[2][-1]["content"]
 
+    def test_who_only_repeats_has_proposed_nothing(self, research):
+        language, bank, server = research(lambda messages: ideas(RAISE), retries=1)
+        add(bank, Proposal("Raise X", RAISE, "a"), 2.0)
+        assert language.propose(bank, Want(EXPLORE)) is None and len(server.seen) == 2
+
     def test_a_change_of_a_comment_changes_nothing(self, research):
         said = iter([ideas(RAISE), block("X = 0.0", "X = 0.0  # best"), MOVED])
         language, bank, server = research(lambda messages: next(said))
@@ -339,16 +352,19 @@ class TestBudget:
                 return ideas(f"Raise the constant X in settings.py to {next(numbers)}.")
             return block("X = 0.0", f"X = {next(numbers)}.0")
 
-        language, bank, server = research(script, max_tokens=5_000)
+        language, bank, server = research(script, max_tokens=2_800)
         found = []
-        while (proposal := language.propose(bank, Want(FRESH))) is not None:
-            found.append(proposal)
-        assert found and 110 * len(server.seen) <= 5_000
+        with pytest.raises(BudgetSpent):
+            while True:
+                found.append(language.propose(bank, Want(FRESH)))
+        assert found and 110 * len(server.seen) <= 2_800
         assert sum(proposal.tokens for proposal in found) <= 110 * len(server.seen)
 
     def test_a_cap_that_no_answer_fits_under_costs_nothing(self, research):
         language, bank, server = research(lambda messages: ideas(RAISE), max_tokens=1_000)
-        assert language.propose(bank, Want(FRESH)) is None and server.seen == []
+        with pytest.raises(BudgetSpent, match="1000 .tokens"):
+            language.propose(bank, Want(FRESH))
+        assert server.seen == []
 
     def test_cost_is_counted_by_the_prices_and_capped(self, research):
         api = {"input_price": 1e4, "output_price": 1e5}
@@ -367,7 +383,9 @@ class TestBudget:
         again = open_language(
             "api", experiment, None, env.load(str(parabola)), "", max_tokens=10_500
         )
-        assert again.propose(bank, Want(FRESH)) is None and server.seen == []
+        with pytest.raises(BudgetSpent):
+            again.propose(bank, Want(FRESH))
+        assert server.seen == []
 
     def test_a_cap_on_cost_without_prices_is_refused(self, research):
         with pytest.raises(UserError, match="input_price"):
