@@ -65,11 +65,11 @@ def overhead(ideas: int) -> None:
         spent.append(cpu_seconds() - before)
     span = max(r.finished or 0 for r in runs) - min(r.started or 0 for r in runs)
     inside = statistics.median(run.seconds for run in runs)
+    cpu = 1000 * (spent[1] - spent[0]) / ideas
     print(
-        f"overhead: {1000 * span / len(runs):.1f} ms of wall clock an idea, two at a time, of which "
-        f"a worker patches and scores for {1000 * inside:.1f} ms; {1000 * (spent[1] - spent[0]) / ideas:.1f} ms "
-        f"of CPU in all processes ({len(runs)} ideas; load {os.getloadavg()[0]:.1f} on "
-        f"{os.cpu_count()} cores)"
+        f"overhead: {1000 * span / len(runs):.1f} ms of wall clock an idea, two at a time, of "
+        f"which a worker patches and scores for {1000 * inside:.1f} ms; {cpu:.1f} ms of CPU in all its "
+        f"processes ({len(runs)} ideas; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
     )
 
 

@@ -34,6 +34,7 @@ class Mutator:
         self._original, self._seed, self._applied = dict(sources), seed, applied
         self._remembered: dict[str, Sources] = {"": self._original}
         self._found: dict[tuple[str, str], list[Site]] = {}
+        self._choices = sites.choices_of(self._original.values())
         self.sites = self._sites(self._original)
 
     def propose(self, bank: "Bank", want: Want) -> Proposal | None:
@@ -121,7 +122,8 @@ class Mutator:
 
     def _in(self, path: str, source: str) -> list[Site]:
         if (path, source) not in self._found:
-            self._found[path, source] = sites.find(path, source) if path.endswith(".py") else []
+            python = path.endswith(".py")
+            self._found[path, source] = sites.find(path, source, self._choices) if python else []
         return self._found[path, source]
 
 

@@ -7,7 +7,7 @@ correspond one to one, which is what makes two changes easy to combine.
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 NUMBER, FLAG, SWITCH = "number", "flag", "switch"
@@ -19,7 +19,7 @@ FAMILIES = (
     ("constant", "cosine", "linear", "wsd", "exponential", "inverse_sqrt", "trapezoid"),
     ("layernorm", "rmsnorm", "none"),
     ("normal", "truncated_normal", "uniform", "orthogonal", "xavier", "zeros"),
-    ("mean", "sum"),
+    ("float32", "bfloat16"),
     ("post", "pre"),
 )
 # Functions that take the same arguments, as attributes of what they are looked up in.
@@ -29,7 +29,11 @@ FUNCTIONS = (
     ("optax", ("adam", "adamw", "nadam", "nadamw", "adamax", "adabelief", "radam")),
     ("optax", ("cosine_decay_schedule", "linear_onecycle_schedule")),
 )
-_NOT_OURS = re.compile(r"seed|random_state|version|port|vocab|verbose|log|print|path|file|name|dir")
+_NOT_OURS = re.compile(
+    r"seed|random_state|version|port|vocab|verbose|log|print|path|file|name|dir|exist_ok|parents|"
+    r"encoding|axis|axes|dims|ndim|shape|causal|static|donate|strict|flush|pickle"
+)
+Choices = Mapping[str, set[str]]
 
 
 class Site(NamedTuple):
@@ -42,16 +46,18 @@ class Site(NamedTuple):
     options: tuple[str, ...] = ()  # of a switch, without quotes
 
 
-def find(path: str, source: str) -> list[Site]:
-    """In the order in which they stand; none if this is no Python."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+def find(path: str, source: str, choices: Choices | None = None) -> list[Site]:
+    """In the order in which they stand; none if this is no Python. `choices` are the program's, by
+    default those of this file.
+    """
+    tree = _parsed(source)
+    if tree is None:
         return []
+    if choices is None:
+        choices = choices_of([source])
     starts = [0]
     for line in source.encode().splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    choices = _choices(tree)
     found = []
     for node, name in _named(tree, ""):
         start = starts[node.lineno - 1] + node.col_offset
@@ -79,13 +85,14 @@ def _named(node: ast.AST, name: str) -> Iterator[tuple[ast.expr, str]]:
         if isinstance(node, ast.Attribute):
             yield from _named(node.value, "")
         return
-    if isinstance(node, ast.JoinedStr | ast.Subscript):  # texts to print, and positions
-        return
+    if isinstance(node, ast.JoinedStr | ast.Subscript | ast.Compare | ast.AugAssign):
+        return  # texts to print, positions, conditions and counters
     for field, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
-                yield from _named(child, _name_of(node, field, child) or name)
-    # Defaults of arguments, and values of a dictionary, are named by what they stand beside.
+                # What a nameless argument means only its function knows.
+                inherited = "" if isinstance(node, ast.Call) and field == "args" else name
+                yield from _named(child, _name_of(node, field, child) or inherited)
 
 
 def _name_of(node: ast.AST, field: str, child: ast.AST) -> str:
@@ -108,7 +115,7 @@ def _name_of(node: ast.AST, field: str, child: ast.AST) -> str:
     return ""
 
 
-def _kind(node: ast.expr, name: str, choices: dict[str, set[str]]) -> tuple[str, tuple[str, ...]]:
+def _kind(node: ast.expr, name: str, choices: Choices) -> tuple[str, tuple[str, ...]]:
     if isinstance(node, ast.Attribute):
         owner = node.value
         last = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
@@ -134,10 +141,24 @@ def _kind(node: ast.expr, name: str, choices: dict[str, set[str]]) -> tuple[str,
     return "", ()
 
 
-def _choices(tree: ast.AST) -> dict[str, set[str]]:
-    """The words that a program compares a name with, or looks it up among."""
+def _parsed(source: str) -> ast.AST | None:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def choices_of(sources: Iterable[str]) -> Choices:
+    """The words that a program compares a name with, or looks it up among; files may share one."""
     found: dict[str, set[str]] = {}
-    for node in ast.walk(tree):
+    trees = [tree for tree in map(_parsed, sources) if tree is not None]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    tables = {
+        _last(node.targets[0]): node.value
+        for node in nodes
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    }
+    for node in nodes:
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name | ast.Attribute):
             words = {
                 constant.value
@@ -146,15 +167,16 @@ def _choices(tree: ast.AST) -> dict[str, set[str]]:
                 if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
             }
             found.setdefault(_last(node.left), set()).update(words)
-        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
+        elif isinstance(node, ast.Subscript):
+            table = tables.get(_last(node.value), node.value)
             keys = {
                 key.value
-                for key in node.value.keys
+                for key in (table.keys if isinstance(table, ast.Dict) else ())
                 if isinstance(key, ast.Constant) and isinstance(key.value, str)
             }
             found.setdefault(_last(node.slice), set()).update(keys)
     # What a name is now is one of its choices, if there are others.
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             known = found.get(_last(target))
