@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo entigraph test chromium lint bench clean
+.PHONY: help demo entigraph research test chromium bubblewrap lint bench clean
 
 PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
 # The pinned lists hold JAX for the CPU, and libtpu (to compile for TPUs), which complains without a TPU.
@@ -15,10 +15,11 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet --no-deps
 help:
 	@echo 'make demo       a small model teaches itself on this machine; ends in a report'
 	@echo 'make entigraph  a small model is taught a library that it has never seen; ends in a report'
+	@echo 'make research   a search for a better pretraining script, confirmed by a referee; ends in a report'
 	@echo 'make test       run the tests'
 	@echo 'make lint       check style and types'
 	@echo 'make bench      run the measurements in bench/'
-	@echo 'make clean      remove .venv, caches, runs/demo and runs/entigraph'
+	@echo 'make clean      remove .venv, caches, runs/demo, runs/entigraph and runs/research'
 
 demo: $(VENV)/core.installed
 	$(PY) -m sbp_jax.bootstrap --config=configs/laptop.py --workdir=runs/demo
@@ -28,9 +29,16 @@ entigraph: $(VENV)/core.installed
 	$(PY) -m entigraph.study --config=configs/entigraph_laptop.py --workdir=runs/entigraph
 	@echo 'The report: runs/entigraph/report/index.html'
 
+# Ten minutes in all: as many ideas as fit beside the runs that confirm the best of them.
+research: $(VENV)/core.installed bubblewrap
+	$(PY) -m research_env.envs.nanogpt.prepare
+	$(PY) -m research_env.search --env=nanogpt --size=laptop --workdir=runs/research \
+	  --strategy=greedy:fresh=6 --ideas=100 --top=2 --max_hours=0.15
+	@echo 'The report: runs/research/report/index.html'
+
 # Real servers, clusters and kills meet a limit of time now and then where other work is on the
 # machine: what fails is run again by itself, and has to pass then.
-test: $(VENV)/full.installed chromium
+test: $(VENV)/full.installed chromium bubblewrap
 	$(PY) -m pytest tests -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder || \
 	  $(PY) -m pytest tests --last-failed --last-failed-no-failures=none
 
@@ -49,8 +57,15 @@ chromium:
 	  $$as apt-get -qq update && $$as apt-get -qq --yes install --no-install-recommends chromium; } || { \
 	  echo 'The tests need Chromium: apt-get install chromium, or your system'"'"'s way' >&2; exit 1; }
 
+# In which ideas run.
+bubblewrap:
+	@command -v bwrap || { \
+	  as=$$([ "$$(id -u)" = 0 ] || echo 'sudo -n'); export DEBIAN_FRONTEND=noninteractive; \
+	  $$as apt-get -qq update && $$as apt-get -qq --yes install --no-install-recommends bubblewrap; } || { \
+	  echo 'Searches need bubblewrap: apt-get install bubblewrap, or your system'"'"'s way' >&2; exit 1; }
+
 clean:
-	rm -rf $(VENV) runs/demo runs/entigraph .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) runs/demo runs/entigraph runs/research .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/created:

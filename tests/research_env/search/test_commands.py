@@ -29,7 +29,7 @@ def begin(workdir):
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     journal = workdir / "runs" / "begun.jsonl"
     until = time.monotonic() + 60
-    while not journal.exists() or len(journal.read_text().splitlines()) < 8:
+    while not journal.exists() or len(journal.read_text().splitlines()) < 14:
         assert time.monotonic() < until
         time.sleep(0.02)
     return process
