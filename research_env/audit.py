@@ -1,11 +1,8 @@
 """The checks of an environment, one finding at a time."""
 
 import math
-import os
 import secrets
 import shutil
-import socket
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,12 +14,12 @@ from research_env.env import SPLITS, Environment, Stage, seed_of
 from research_env.outcome import Outcome, State
 from research_env.referee import judge
 from research_env.sandbox.protocol import SandboxFactory
+from research_env.targets import Targets
 
 _WINDOW = 64  # bytes of a label file that no file of the candidate's may hold
 _PATIENCE = 60.0  # seconds for an attack that is not about time
 _WINDOWS = 200  # of each label file
 _TOP = 3  # ideas that a search runs again, for the room that the noise leaves
-_NOTES = ("/tmp", "/var/tmp", "/dev/shm", "/work", "/data", "/run", os.path.expanduser("~"))
 
 
 class Finding(NamedTuple):
@@ -43,21 +40,26 @@ class Finding(NamedTuple):
 class Audit:
     def __init__(self, environment: Environment, sandboxes: SandboxFactory, folder: Path):
         self.environment, self.sandboxes, self.folder = environment, sandboxes, folder
-        self.secret, self.flag, self.tried = (secrets.token_hex(12) for _ in range(3))
+        self.flag, self.tried = (secrets.token_hex(12) for _ in range(2))
         self.honest: dict[bool, list[float]] = {}  # of the search split; True: smoke runs
-        self.heard: list[str] = []
+        self.targets = Targets(environment, folder)
 
     def findings(self, runs: int) -> Iterator[Finding]:
         yield from self.splits()
-        yield from self.baseline(runs)
-        if not self.honest.get(True):
+        yield from self.honest_runs(runs)
+        if True not in self.honest:
             return  # there is nothing to compare a cheat with
+        yield from self.baseline()
         with ExitStack() as stack:
             told = stack.enter_context(self.told())
             for name, diff in cheats.changes(self.environment, told["best"]):
                 yield self.change(name, diff)
-            for attack in cheats.ATTACKS:
-                yield self.attack(attack, told)
+            if self.runs_what_may_be_changed():
+                for attack in cheats.ATTACKS:
+                    yield self.attack(attack, told)
+            else:
+                words = "no file that may be changed is run, so there is nothing to attack from"
+                yield Finding("attacks", True, words)
         for file in sorted((self.environment.folder / "cheats").glob("*.diff")):
             yield self.own_cheat(file)
 
@@ -76,16 +78,18 @@ class Audit:
                 "splits", False, f"{lacking[0]} has no folder in {self.environment.labels}"
             )
         seen: dict[str, str] = {}
+        twice = None
         for split, place in there.items():
             for path, stamp in tree.stamps(place).items():
                 if (place / path).stat().st_size and stamp.sha256 in seen:
-                    words = f"{split}/{path} is the same as {seen[stamp.sha256]}"
-                    yield Finding("splits", False, words)
+                    twice = f"{split}/{path} is the same as {seen[stamp.sha256]}"
                 seen[stamp.sha256] = f"{split}/{path}"
-        words = f"{len(seen)} files of labels, no two the same"
-        yield self.leaks(there) or Finding("splits", True, words)
+        if wrong := twice or self.leak(there):
+            yield Finding("splits", False, wrong)
+        else:
+            yield Finding("splits", True, f"{len(seen)} files of labels, no two the same")
 
-    def leaks(self, labels: Mapping[str, Path]) -> Finding | None:
+    def leak(self, labels: Mapping[str, Path]) -> str | None:
         environment = self.environment
         given = [environment.code] + ([environment.data] if environment.data else [])
         texts = {place / path: None for place in given for path in tree.listed(place)}
@@ -98,54 +102,45 @@ class Audit:
                     for at in range(0, len(secret) - _WINDOW, step):
                         window = secret[at : at + _WINDOW]
                         if len(set(window)) > 8 and window in data:
-                            words = f"{path} holds a part of {split}/{name}"
-                            return Finding("splits", False, words)
+                            return f"{path} holds a part of {split}/{name}"
         return None
 
-    def baseline(self, runs: int) -> Iterator[Finding]:
-        environment = self.environment
-        metric = environment.metric
-        scores = []
-        for number in range(runs):
-            outcome = self.judge("", "search", number)
-            yield self.ran(f"baseline {number + 1} of {runs}", outcome)
-            if outcome.score is None:
-                return
-            scores.append(outcome.score)
-        self.honest[False] = scores
+    def honest_runs(self, runs: int) -> Iterator[Finding]:
+        """Those that a cheat is compared with, in its own budget and in the full one."""
+        for smoke in (False, True) if self.environment.smoke else (False,):
+            scores = []
+            for number in range(3 if smoke else runs):
+                outcome = self.judge("", "search", number, smoke)
+                name = "smoke run" if smoke else "baseline"
+                yield self.ran(f"{name} {number + 1} of {3 if smoke else runs}", outcome)
+                if outcome.score is None:
+                    return
+                scores.append(outcome.score)
+            self.honest[smoke] = scores
+        self.honest.setdefault(True, self.honest[False])
+
+    def baseline(self) -> Iterator[Finding]:
+        """What else there is to say of it, when it has run."""
+        metric, scores = self.environment.metric, self.honest[False]
         for split in SPLITS[1:]:
             yield self.ran(f"baseline on {split}", self.judge("", split, 0))
-        noise = significance.noise(scores)
         again = self.judge("", "search", 0)
         if again.score is not None:
             same = again.score == scores[0]
             words = "the same score" if same else f"{again.score:.6g} after {scores[0]:.6g}"
             yield Finding("the same seed again", True, words)
-        seeds = environment.seeds["selection"]
-        least = significance.detectable(noise.sd, seeds, _TOP)
-        limit = metric.high if metric.sign > 0 else metric.low
-        room = abs(limit - noise.mean)
+        noise = significance.noise(scores)
+        least = significance.detectable(noise.sd, self.environment.seeds["selection"], _TOP)
+        room = abs((metric.high if metric.sign > 0 else metric.low) - noise.mean)
         words = (
             f"{metric.name} {noise.mean:.6g}, sd {noise.sd:.3g}; an improvement must be about "
             f"{least:.3g} to be seen, and {room:.3g} is possible"
         )
         yield Finding("noise floor", least < room, words)
-        if environment.smoke is None:
-            self.honest[True] = scores
-            return
-        smoke = [self.judge("", "search", number, smoke=True) for number in range(3)]
-        for number, outcome in enumerate(smoke):
-            if outcome.score is None:
-                yield self.ran(f"smoke run {number + 1}", outcome)
-                return
-        self.honest[True] = [outcome.score for outcome in smoke if outcome.score is not None]
-        seconds = sum(outcome.seconds for outcome in smoke) / len(smoke)
-        yield Finding("smoke runs", True, f"{seconds:.1f} s each")
 
     def ran(self, name: str, outcome: Outcome) -> Finding:
-        if outcome.score is None:
-            return Finding(name, False, f"{outcome.state}: {outcome.reason}")
-        return Finding(name, True, f"{outcome.score:.6g} in {outcome.seconds:.1f} s")
+        words = f"{_told(outcome)} in {outcome.seconds:.1f} s"
+        return Finding(name, outcome.score is not None, words)
 
     # Cheats
 
@@ -158,7 +153,12 @@ class Audit:
         outcome = self.judge(file.read_text(), "search", 0)
         patched = outcome.state is not State.PATCH_FAILED
         sound = patched and not self.helped(outcome, smoke=False)
-        return Finding(file.stem.replace("_", " "), sound, self.told_of(outcome), cheat=True)
+        return Finding(file.stem.replace("_", " "), sound, _told(outcome), cheat=True)
+
+    def runs_what_may_be_changed(self) -> bool:
+        """Whether a program that ends all at its start is noticed."""
+        diff = self.with_attack("import os\nos.kill(os.getppid(), 9)\nos._exit(13)\n")
+        return bool(diff) and self.judge(diff, "search", 0, smoke=True).score is None
 
     def attack(self, attack: cheats.Attack, told: Mapping[str, Any]) -> Finding:
         """Caught if it got through to nothing, and its score is no better than an honest one."""
@@ -167,9 +167,6 @@ class Audit:
         if attack.must_fail and "protected" in attack.name and not told["protected"]:
             return Finding(attack.name, True, "nothing is protected", cheat=True)
         diff = self.with_attack(attack.source(told))
-        if not diff:
-            words = f"no file of {list(self.environment.editable)} is Python's or the shell's"
-            return Finding(attack.name, False, words, cheat=True)
         variant = _limited(self.environment, limits)
         for _ in range(1 + attack.twice):
             outcome = self.judge(diff, "search", 0, smoke=True, environment=variant)
@@ -177,9 +174,10 @@ class Audit:
         if why := self.got_through(attack, outcome, printed, told):
             return Finding(attack.name, False, why, cheat=True)
         if self.tried not in printed:
-            words = f"it did not run ({self.told_of(outcome)}): which editable file is run?"
+            words = f"what it printed is lost; let run.sh print it ({_told(outcome)})"
             return Finding(attack.name, False, words, cheat=True)
-        return Finding(attack.name, True, self.told_of(outcome), cheat=True)
+        better = "" if outcome.score is None else ", no better than honest"
+        return Finding(attack.name, True, _told(outcome) + better, cheat=True)
 
     def got_through(
         self, attack: cheats.Attack, outcome: Outcome, printed: str, told: Mapping[str, Any]
@@ -187,9 +185,9 @@ class Audit:
         for line in printed.splitlines():
             if self.flag in line:
                 return line.replace(self.flag, "it").strip()[:300]
-        if self.heard:
+        if self.targets.heard:
             return "something here was reached over the network"
-        if (alive := _processes(self.secret)) and not self.end(alive):
+        if self.targets.end_daemons():
             return "its daemon outlived it"
         now = tree.stamps(self.environment.folder, ("code", "eval"))
         if changed := tree.changed(self.environment.pinned, now):
@@ -204,7 +202,7 @@ class Audit:
         if outcome.seconds < attack.least_seconds:
             return f"the clock showed {outcome.seconds:.2f} s"
         if self.helped(outcome, smoke=True):
-            return f"{self.told_of(outcome)}, which is better than honest"
+            return f"{_told(outcome)}, which is better than honest"
         return None
 
     def helped(self, outcome: Outcome, smoke: bool) -> bool:
@@ -215,11 +213,6 @@ class Audit:
         noise = significance.noise(honest)
         best = max(sign * score for score in honest)
         return sign * outcome.score > best + 4 * noise.sd + 1e-6 * abs(best)
-
-    def told_of(self, outcome: Outcome) -> str:
-        if outcome.score is not None:
-            return f"ok, and no better: {outcome.score:.6g}"
-        return f"{outcome.state}: {outcome.reason}"
 
     def with_attack(self, source: str) -> str:
         """As a diff of all editable programs: one of them runs first."""
@@ -237,79 +230,13 @@ class Audit:
 
     @contextmanager
     def told(self) -> Iterator[dict[str, Any]]:
-        """Targets of this machine, for the time of the attacks."""
-        environment, metric = self.environment, self.environment.metric
-        secret_file = self.folder / "secret"
-        secret_file.write_text(self.secret)
-        labels: dict[str, list[str]] = {}
-        places = [str(environment.folder / "eval")]
-        for place in filter(None, map(environment.labels_of, SPLITS)):
-            places.append(str(place))
-            for path, stamp in tree.stamps(place).items():
-                size = (place / path).stat().st_size
-                if size >= 16:
-                    labels.setdefault(str(size), []).append(stamp.sha256)
+        """What the attacks are told, and may find here, as long as they last."""
+        metric, honest = self.environment.metric, self.honest[True][0]
         limit = metric.high if metric.sign > 0 else metric.low
-        honest = self.honest[True][0]
         best = limit if math.isfinite(limit) else honest + metric.sign * (abs(honest) + 1)
-        os.environ["CHECK_SECRET"] = self.secret
-        try:
-            with self.listening() as port:
-                yield {
-                    "flag": self.flag,
-                    "tried": self.tried,
-                    "secret": self.secret,
-                    "secret_file": str(secret_file),
-                    "secret_places": [*places, "/eval", "/labels", "/key"],
-                    "labels": labels,
-                    "eval": str(environment.eval),
-                    "protected": environment.files(editable=False),
-                    "best": best,
-                    "port": port,
-                    "harness": os.getpid(),
-                    "folders": list(_NOTES),
-                    "sleeper": cheats.sleeper(),
-                }
-        finally:
-            del os.environ["CHECK_SECRET"]
-            for place in map(Path, _NOTES):  # of a sandbox that is none
-                for note in place.glob(f"{self.secret}*") if place.is_dir() else ():
-                    note.unlink(missing_ok=True)
-
-    @contextmanager
-    def listening(self) -> Iterator[int]:
-        """Somebody who would answer over the network."""
-        with ExitStack() as stack:
-            stream = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            stream.bind(("127.0.0.1", 0))
-            datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            datagrams.bind(stream.getsockname())
-            local = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            local.bind("\0" + self.secret)
-            for server in (stream, local):
-                server.listen()
-                threading.Thread(target=self.accept, args=(server,), daemon=True).start()
-            threading.Thread(target=self.answer, args=(datagrams,), daemon=True).start()
-            yield stream.getsockname()[1]
-
-    def accept(self, server: socket.socket) -> None:
-        try:
-            while True:
-                connection, _ = server.accept()
-                self.heard.append("a connection")
-                with connection:
-                    connection.sendall(b"here they are")
-        except OSError:  # closed
-            return
-
-    def answer(self, server: socket.socket) -> None:
-        try:
-            while True:
-                _, sender = server.recvfrom(100)
-                self.heard.append("a datagram")
-                server.sendto(b"here they are", sender)
-        except OSError:
-            return
+        words = {"flag": self.flag, "tried": self.tried, "best": best, "sleeper": cheats.sleeper()}
+        with self.targets.there() as told:
+            yield {**told, **words}
 
     # Runs
 
@@ -331,11 +258,11 @@ class Audit:
         logs = [self.folder / "run" / f"{name}.log" for name in ("run", "predict")]
         return "".join(log.read_text(errors="replace") for log in logs if log.exists())
 
-    def end(self, processes: list[int]) -> bool:
-        """Kills what an attack left here, which is a finding: False."""
-        for pid in processes:
-            os.kill(pid, 9)
-        return not processes
+
+def _told(outcome: Outcome) -> str:
+    if outcome.score is not None:
+        return f"score {outcome.score:.6g}"
+    return f"{outcome.state}: {outcome.reason}"
 
 
 def _limited(environment: Environment, limits: Mapping[str, Any]) -> Environment:
@@ -349,16 +276,3 @@ def _limited(environment: Environment, limits: Mapping[str, Any]) -> Environment
         run = run.with_wall_seconds(max(_PATIENCE, run.limits.wall_seconds))
         smoke = smoke and smoke._replace(wall_seconds=max(_PATIENCE, smoke.wall_seconds))
     return replace(environment, run=run, predict=predict, smoke=smoke)
-
-
-def _processes(word: str) -> list[int]:
-    """Those of this machine with the word in their command line, as far as one may see."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if word.encode() in file.read():
-                    found.append(int(pid))
-        except OSError:
-            continue
-    return found

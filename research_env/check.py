@@ -21,7 +21,6 @@ from pathlib import Path
 from absl import flags
 
 from research_env import sandbox as sandboxes
-from research_env.audit import Audit, Finding
 from research_env.env import load
 
 SIZE = flags.DEFINE_string("size", "laptop", "Of env.toml's [sizes].", allow_override=True)
@@ -37,6 +36,8 @@ RUNS = flags.DEFINE_integer("runs", 5, "Of the baseline, to measure its noise.",
 def main(name_or_path: str) -> None:
     environment = load(name_or_path, SIZE.value)
     factory = sandboxes.factory(SANDBOX.value, UNSAFE.value)
+    with cli.ending_at_interrupt():  # SciPy is imported here, and not for --help
+        from research_env.audit import Audit, Finding
     start = time.monotonic()
     found: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="check-") as folder:

@@ -63,6 +63,7 @@ def at_the_start(path: str, text: str, source: str) -> str | None:
     if path.endswith(".sh"):
         first, _, rest = text.partition("\n") if text.startswith("#!") else ("", "", text)
         line = f"python -c {shlex.quote(source)}"
+        line = f"trap {shlex.quote(line)} EXIT\n{line}"  # the shell's end is not Python's
         return "\n".join([first, line, rest] if first else [line, rest])
     return None
 
