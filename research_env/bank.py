@@ -208,6 +208,22 @@ class Bank:
         query = f"SELECT count(*) FROM ideas WHERE kind<>'{BASELINE}' {where}"
         return self._db.execute(query, values).fetchone()[0]
 
+    def states(self) -> dict[str, int]:
+        """How many ideas beside the baseline are in each."""
+        query = f"SELECT state, count(*) FROM ideas WHERE kind<>'{BASELINE}' GROUP BY state"
+        return dict(self._db.execute(query))
+
+    def cost(self) -> float:
+        """Of all ideas, and of those that were refused."""
+        return self._db.execute("SELECT total(cost) FROM ideas").fetchone()[0] + self.get(
+            "refused_cost", 0.0
+        )
+
+    def usual_seconds(self) -> float:
+        """Of a run that went well, all told, on average; 0 before there is one."""
+        query = "SELECT total(finished - started) / max(1, count(*)) FROM runs WHERE state='ok'"
+        return self._db.execute(query).fetchone()[0]
+
     def context(self, sha: str) -> str:
         found = self._db.execute("SELECT text FROM contexts WHERE sha=?", (sha,)).fetchone()
         return found[0] if found else ""

@@ -74,7 +74,7 @@ class Campaign:
 
     @property
     def spent_cost(self) -> float:
-        return sum(i.cost for i in self.bank.ideas()) + self.bank.get("refused_cost", 0.0)
+        return self.bank.cost()
 
     def begin(self) -> None:
         """Looks after what an earlier process left."""
@@ -116,10 +116,7 @@ class Campaign:
 
     def confirmation_seconds(self) -> float:
         """How long selection and final will take, judged by the runs so far, with a tenth more."""
-        times = [idea.seconds for idea in self.bank.ideas(State.OK)]
-        if not times:
-            return 0.0
-        each = statistics.fmean(times) / max(1, self.environment.seeds[SEARCH])
+        each = self.bank.usual_seconds()
         waves = 0
         for split, tested in ((SELECTION, self.plan.top), (FINAL, 1)):
             runs = confirm.wanted(self.environment, split, tested)

@@ -8,8 +8,10 @@ from typing import TextIO
 
 from research_env.bank import FINAL, SEARCH, SELECTION, Bank, Idea
 from research_env.campaign import DONE, Campaign
+from research_env.outcome import State
 
 TICK_SECONDS = 1.0
+FAILURES = frozenset(state.value for state in State) - {"ok"}
 
 
 class Live:
@@ -44,7 +46,7 @@ class Live:
             parts.append(f"baseline {baseline:.5g}" + (f" ± {noise:.2g}" if noise else ""))
         if best := bank.best(1):
             parts.append(f"best {best[0].score:.5g} (idea {best[0].id})")
-        failures = Counter(i.state for i in bank.ended() if i.state != "ok")
+        failures = Counter({s: n for s, n in bank.states().items() if s in FAILURES})
         parts += [f"{count} {state}" for state, count in failures.most_common(3)]
         parts.append(_clock(campaign.spent_seconds))
         if cost := campaign.spent_cost:
@@ -65,7 +67,7 @@ class Live:
         if not self._ended:
             return None
         pace = (time.monotonic() - self._since) / self._ended
-        ended = sum(idea.id > 0 for idea in self._bank.ended())
+        ended = len(self._bank.ended_ids())
         ideas = max(0, campaign.plan.ideas - ended) * pace
         return min(ideas, max(0.0, campaign.time_left())) + confirmation
 

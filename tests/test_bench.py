@@ -82,3 +82,11 @@ def test_evaluate_has_both_rates_and_their_agreement_for_each_kind_of_request():
     assert all(float(row.split()[4]) > 0 for row in rows)
     assert all(float(row.split()[-1]) < 1e-3 for row in rows[:-1])
     assert rows[-1].endswith("2 of 2")
+
+
+@pytest.mark.slow
+def test_research_has_overhead_slots_and_strategies():
+    lines = bench("research", "--ideas=12", "--workers=12", "--seeds=2")
+    assert lines[0].startswith("overhead: ") and "ms of CPU" in lines[0]
+    assert lines[1].startswith("slots: ")
+    assert sum(line.startswith("  12 ideas ") for line in lines) == 6
