@@ -17,7 +17,7 @@ from research_env.researcher.interface import BASELINE, FRESH
 from sbp_jax.reporting.wording import number
 
 POINTS = 120  # of a curve that is computed
-FEWEST_FRESH = 8  # ideas, to say what the best of n would be
+FEWEST_FRESH = 5  # ideas, to say what the best of n would be
 COVERED = 0.95
 _SURE = NormalDist().inv_cdf(0.5 + COVERED / 2)
 

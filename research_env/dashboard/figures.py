@@ -49,8 +49,8 @@ def seconds_left(snapshot: Snapshot) -> float | None:
         recent = ended[-RECENT:]
         pace = (max(snapshot.now, recent[-1]) - recent[0]) / (len(recent) - 1)
         guesses.append(max(0.0, total - len(ended)) * pace)
-    if hours := number(budget.get("hours")):
-        guesses.append(max(0.0, 3600 * hours - spending(snapshot)["wall_seconds"]))
+    if limit := number(budget.get("seconds")):
+        guesses.append(max(0.0, limit - spending(snapshot)["wall_seconds"]))
     return min(guesses, default=None)
 
 

@@ -21,7 +21,6 @@ def header(snapshot: Snapshot) -> Markup:
     facts = [plain.line(meta.get("size"), 40), plain.line(meta.get("strategy"), 60)]
     facts += [plain.line(meta.get(name), 60) for name in ("engine", "sandbox")]
     facts += [f"seed {meta['seed']}"] if isinstance(meta.get("seed"), int) else []
-    facts += [plain.line(meta.get("version"), 40)]
     return tag(
         "div",
         tag("h1", tag("bdi", title(snapshot))),
@@ -108,12 +107,11 @@ def progress(snapshot: Snapshot) -> Markup:
     budget, spent = table(snapshot.meta.get("budget")), spending(snapshot)
     started, last = number(snapshot.meta.get("started")), _last(snapshot)
     over, now = is_over(snapshot), snapshot.now
-    limit = number(budget.get("hours")) or 0.0
     lines = [
         _fact("Phase", PHASES["done"] if over else PHASES.get(phase(snapshot), phase(snapshot))),
         _spent("Ideas", spent["ideas"], number(budget.get("ideas")), wording.count),
         _spent("Cost", spent["cost"], number(budget.get("cost")), wording.figure),
-        _spent("Time", spent["wall_seconds"], 3600 * limit, wording.duration),
+        _spent("Time", spent["wall_seconds"], number(budget.get("seconds")), wording.duration),
         _spent("Time of runs", spent["seconds"], None, wording.duration),
         _spent("Tokens", spent["tokens"], None, wording.count),
     ]

@@ -24,6 +24,7 @@ from sbp_jax.reporting.wording import number
 OPEN = (bank.QUEUED, bank.RUNNING)
 STATES = (*OPEN, *(state.value for state in State))
 LOCK = "search.lock"  # the search writes its process in it
+ALL_AGAIN_SECONDS = 60.0
 TITLE, REASON, NAME = 160, 240, 60  # letters of a row's texts
 
 
@@ -110,6 +111,9 @@ class Reader:
 
     def __init__(self, file: Path):
         self.file = file
+        self._rows: dict[int, Row] = {}
+        self._phase: dict[str, Any] | None = None
+        self._all_again, self._last_run = 0.0, 0
         uri = f"{file.absolute().as_uri()}?mode=ro"
         try:
             self._db = sqlite3.connect(
@@ -128,16 +132,41 @@ class Reader:
 
     def snapshot(self) -> Snapshot:
         with self._one_moment():
-            rows = [_row(found) for found in self._db.execute(_ROWS, (TITLE, REASON, NAME))]
-            retests = self._retests()
             meta = {key: _json(value) for key, value in self._db.execute(_META)}
+            self._read_rows({key: meta.get(key) for key in _PHASE})
+            retests = self._retests()
+        rows = [self._rows[id] for id in sorted(self._rows)]
         return Snapshot(rows, retests, meta, time.time(), is_running(self.file.parent))
+
+    def _read_rows(self, phase: dict[str, Any]) -> None:
+        """Those that can have changed, of ten thousand: new ones, those that were or are open, and
+        those with new runs, as after `rerun`. All of them where the search enters a phase, which
+        promotes some, and now and then.
+        """
+        now = time.monotonic()
+        if phase != self._phase or now >= self._all_again:
+            self._rows, self._phase, self._all_again = {}, phase, now + ALL_AGAIN_SECONDS
+            found = self._db.execute(_ROWS, (TITLE, REASON, NAME)).fetchall()
+        else:
+            ids = {row.id for row in self._rows.values() if row.state in OPEN}
+            last = max(self._rows, default=-1)
+            ids |= {id for (id,) in self._db.execute(_CHANGED, (last, self._last_run, *OPEN))}
+            found = [
+                row
+                for id in ids
+                for row in self._db.execute(f"{_ROWS} WHERE id = ?4", (TITLE, REASON, NAME, id))
+            ]
+        self._rows |= {row[0]: _row(row) for row in found}
+        (self._last_run,) = self._db.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()
 
     def _retests(self) -> list[Retest]:
         """The last attempt of every seed."""
         last: dict[tuple[int, str], dict[int, tuple[str, float | None]]] = {}
-        for idea, split, seed, state, score in self._db.execute(_RETESTS, (BASELINE,)):
-            last.setdefault((idea, plain.line(split, NAME)), {})[seed] = (str(state), number(score))
+        ideas = [row.id for row in self._rows.values() if row.promoted or row.kind == BASELINE]
+        for idea in sorted(ideas):
+            for split, seed, state, score in self._db.execute(_RETESTS, (idea,)):
+                seeds = last.setdefault((idea, plain.line(split, NAME)), {})
+                seeds[seed] = (str(state), number(score))
         return [
             Retest(
                 idea,
@@ -161,11 +190,14 @@ class Reader:
 _ROWS = """
 SELECT id, substr(title, 1, 5 * ?1), state, score, cost, tokens, seconds, substr(strategy, 1, ?3),
   kind, substr(author, 1, ?3), parents, created, finished, promoted, substr(reason, 1, 5 * ?2)
-FROM ideas ORDER BY id"""
+FROM ideas"""
+_CHANGED = """
+SELECT id FROM ideas WHERE id > ?1 UNION SELECT idea FROM runs WHERE id > ?2
+UNION SELECT id FROM ideas WHERE state IN (?3, ?4)"""
+_PHASE = ("phase", "finalists", "verdict")
 _META = "SELECT key, value FROM meta ORDER BY key"
 _RETESTS = """
-SELECT idea, split, seed, state, score FROM runs
-WHERE idea IN (SELECT id FROM ideas WHERE promoted = 1 OR kind = ?) ORDER BY attempt, id"""
+SELECT split, seed, state, score FROM runs WHERE idea = ? ORDER BY attempt, id"""
 
 
 def _row(found: tuple[Any, ...]) -> Row:

@@ -1,7 +1,7 @@
 // A change, line by line.
 
 const MOST_LINES = 600; // until more are asked for
-const TOKENS = /(#.*)|("""|'''|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)|\b(False|None|True|and|as|assert|async|await|break|class|continue|def|del|elif|else|except|finally|for|from|global|if|import|in|is|lambda|nonlocal|not|or|pass|raise|return|try|while|with|yield)\b|\b(\d[\d_.]*(?:[eE][-+]?\d+)?)\b/g;
+const TOKENS = /(#.*)|("""(?:(?!""").)*(?:""")?|'''(?:(?!''').)*(?:''')?|"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.)*'?)|\b(False|None|True|and|as|assert|async|await|break|class|continue|def|del|elif|else|except|finally|for|from|global|if|import|in|is|lambda|nonlocal|not|or|pass|raise|return|try|while|with|yield)\b|\b(\d[\d_.]*(?:[eE][-+]?\d+)?)\b/g;
 
 // Of each line: add, del, hunk or nothing; its numbers; and its text. Files are apart.
 function parseDiff(diff) {

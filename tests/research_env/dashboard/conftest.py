@@ -191,7 +191,7 @@ HOSTILE = (
 def hostile(search: Callable[..., Search]) -> Search:
     """A bank of which every text is an attack."""
     made = search("hostile", env=HOSTILE[0], metric=HOSTILE[2], strategy=HOSTILE[1],
-                  engine=HOSTILE[4], version=HOSTILE[5], verdict={"words": HOSTILE[1]})  # fmt: skip
+                  engine=HOSTILE[4], version=HOSTILE[5], verdict={"said": HOSTILE[1]})  # fmt: skip
     made.baseline(3.2, 3.21)
     for i, text in enumerate(HOSTILE):
         bad = Outcome(State.CRASHED, None, 1.0, text)

@@ -79,7 +79,7 @@ def test_what_is_left_follows_the_pace_of_the_last_ideas_and_the_cap():
     one = searched([1.0] * 10, budget={"ideas": 30})
     assert seconds_left(one) == pytest.approx(200.0)
     assert seconds_left(one._replace(now=190.0)) == pytest.approx(400.0)  # it has become slower
-    capped = searched([1.0] * 10, budget={"ideas": 30, "hours": 0.05}, spent_seconds=100.0)
+    capped = searched([1.0] * 10, budget={"ideas": 30, "seconds": 180}, spent_seconds=100.0)
     assert seconds_left(capped) == pytest.approx(80.0)
     assert seconds_left(one._replace(running=False)) is None
     assert seconds_left(searched([1.0] * 10, budget={"ideas": 30}, phase="final")) is None

@@ -126,9 +126,8 @@ def decided(made, promoted):
         for seed in seeds:
             made.run(best, searches.ok(3.11 + seed / 1000), split, seed)
             made.run(0, searches.ok(3.25), split, seed)
-    test = [best, [0.1, 0.13, 0.16], 0.001, 0.003, 3]
-    made.bank.set("verdict", {"promoted": best if promoted else None, "selection": [test],
-                              "final": test, "words": "what the referee says"})  # fmt: skip
+    said = {"said": "what the referee says", "significant": promoted, "tried": 1, "p": 0.003}
+    made.bank.set("verdict", said | {"idea": best if promoted else None})
     return best
 
 
@@ -140,7 +139,7 @@ def test_a_promotion_is_told_by_its_scores_on_the_final_split(search):
     said = read(made.workdir).text
     assert "3.1180 loss on the final split" in said and "has ended" in said
     assert "0.1320 better than the baseline's 3.2500" in said
-    assert "What the referee says." in said and "0.003" in said
+    assert "What the referee says." in said
     assert "3.1160 ± 0.0006 (3)" in said
 
 
@@ -181,7 +180,7 @@ def test_a_page_with_any_texts_has_the_elements_of_one_with_others(title, state,
             ROW._replace(id=1, title=title, kind=kind, author=env, score=1.1, promoted=True),
         ]
         rows.append(ROW._replace(id=2, kind="exploit", state=state, score=None, parents=(1,)))
-        meta = {"env": env, "metric": env, "size": title, "noise": 0.01, "verdict": env or "v"}
+        meta = {"env": env, "metric": env, "size": title, "noise": 0.01, "verdict": {"said": env}}
         return Reader(page.document(Snapshot(rows, [], meta, 9.0, None), page.FILE, {}))
 
     plain = made("h", "crashed", "fresh", "e")
@@ -194,10 +193,11 @@ def test_a_page_with_any_texts_has_the_elements_of_one_with_others(title, state,
 @pytest.mark.parametrize(
     "meta",
     [
-        {"noise": float("inf"), "budget": {"ideas": float("nan"), "cost": -1, "hours": "x"}},
+        {"noise": float("inf"), "budget": {"ideas": float("nan"), "cost": -1, "seconds": "x"}},
         {"noise": -1, "baseline": "high", "budget": 3, "verdict": [1], "started": "now"},
         {"noise": 1e-300, "baseline": {"search": 1e99}, "direction": 7, "phase": {"a": 1}},
-        {"verdict": {"promoted": True, "selection": [[], {"idea": "x"}], "final": 3}},
+        {"verdict": {"idea": True, "significant": True, "said": [3]}},
+        {"verdict": {"idea": 99, "significant": True}},
     ],
 )
 def test_facts_that_are_none_are_left_out(search, meta):

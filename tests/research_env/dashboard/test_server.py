@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from research_env import bank
-from research_env.dashboard import guard
+from research_env import bank, settings
+from research_env.dashboard import guard, snapshot
 from research_env.dashboard.live import Live
 from research_env.dashboard.server import Server
 from sbp_jax.errors import UserError
@@ -178,7 +178,8 @@ def test_another_search_in_the_same_place_is_shown_instead(small, search):
 
 
 def test_it_says_whether_a_search_is_running(small):
-    lock = small.workdir / "search.lock"
+    lock = small.workdir / snapshot.LOCK
+    assert snapshot.LOCK == settings.LOCK
     gone = subprocess.Popen(["true"])
     gone.wait()
     with searches.served(small.workdir) as server:
@@ -214,3 +215,32 @@ def test_a_mistake_is_one_line(tmp_path, small):
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_what_is_read_in_part_is_what_is_read_whole(search):
+    """After any change that a search makes."""
+    made = search()
+    made.baseline(3.2, 3.3)
+    reader = snapshot.Reader(made.workdir / bank.NAME)
+
+    def same():
+        whole = snapshot.Reader(made.workdir / bank.NAME)
+        parts, all_of_it = reader.snapshot(), whole.snapshot()
+        whole.close()
+        assert parts.rows == all_of_it.rows and parts.retests == all_of_it.retests
+
+    same()
+    made.idea("waits")
+    made.idea("crashes", searches.failed(searches.State.CRASHED))
+    same()
+    made.bank.claim()
+    same()
+    made.run(2, searches.ok(3.0), attempt=1)  # again, beside the search
+    made.bank.conclude(2)
+    same()
+    made.bank.promote(2)
+    made.bank.set("phase", "selection")
+    same()
+    made.run(2, searches.ok(3.1), "selection", 9)
+    same()
+    reader.close()
