@@ -4,10 +4,11 @@
     python -m research_env.envs.nanogpt.prepare --size=full --tokens=STORE
     python -m research_env.envs.nanogpt.prepare --size=full --tokens=FOLDER
 
-The laptop's candidates train on the docstrings of installed packages, as bytes. They run where all
+The laptop's candidates train on docstrings of installed packages, as bytes. They run where all
 installed packages can be read, so what scores them has to come from elsewhere: from this project's
-own docstrings and pages, which no sandbox holds. For the full size, STORE is what sbp_jax.tokenize
-makes with GPT-2's tokenizer and data.held_out, FOLDER holds FineWeb's *_train_*.bin, *_val_*.bin.
+own docstrings and pages, which no sandbox holds. Those that score no one are the second shard.
+For the full size, STORE is what sbp_jax.tokenize makes with GPT-2's tokenizer and data.held_out,
+FOLDER holds FineWeb's *_train_*.bin and *_val_*.bin.
 """
 
 from sbp_jax import cli
@@ -38,7 +39,7 @@ OUTPUT = flags.DEFINE_string("output", "", "Instead of beside env.toml.", allow_
 
 ROOT = Path(__file__).parents[3]
 OWN = ("sbp_jax", "entigraph", "research_env", "bench", "configs", "tests", "docs", "README.md")
-PACKAGES = ("numpy", "scipy", "jax", "optax")  # beside the standard library; few, for time
+PACKAGES = ("numpy", "jax")  # beside the standard library; few, for time
 LEAST_CHARACTERS = 60  # of a held-out text
 SPLITS = ("search", "selection", "final")
 SHARD_TOKENS = 100_000_000
@@ -50,6 +51,11 @@ class Shape(NamedTuple):
     rows: int  # of a split
     vocabulary: int
 
+    @property
+    def tokens(self) -> int:
+        """Of a split: a row has one more than the context, its last target."""
+        return self.rows * (self.context + 1)
+
 
 SHAPES = {"laptop": Shape(128, 256, 256), "full": Shape(1024, 1024, 50257)}
 
@@ -58,8 +64,11 @@ def main() -> None:
     size = SIZE.value
     output = Path(OUTPUT.value or Path(__file__).parent / "prepared" / size)
     if size == "laptop":
-        training: Iterable[np.ndarray] = [tape(installed_texts(PACKAGES))]
-        held_out = tape(own_texts(ROOT))
+        own = tape(own_texts(ROOT))
+        needed = len(SPLITS) * SHAPES[size].tokens
+        rest = needed + int(np.argmin(own[needed:]))  # from the next text on
+        held_out = own[:needed]
+        training: Iterable[np.ndarray] = [tape(installed_texts(PACKAGES)), own[rest:]]
     elif TOKENS.value:
         training, held_out = open_tokens(Path(TOKENS.value))
     else:
@@ -74,15 +83,16 @@ def main() -> None:
 def write(output: Path, training: Iterable[np.ndarray], held_out: np.ndarray, shape: Shape) -> None:
     """Splits are thirds of the held-out tape, cut into rows, from the first on."""
     third = len(held_out) // len(SPLITS)
-    length = shape.context + 1
-    needed = shape.rows * length
-    if third < needed:
+    if third < shape.tokens:
         raise UserError(
-            f"{len(held_out):,} held-out tokens are too few: {len(SPLITS)} splits of {needed:,}"
+            f"{len(held_out):,} held-out tokens are too few: "
+            f"{len(SPLITS)} splits of {shape.tokens:,}"
         )
     for i, split in enumerate(SPLITS):
         part = held_out[i * third : (i + 1) * third]
-        rows = part[:needed].reshape(-1, length)  # no row tells the last token of another
+        rows = part[: shape.tokens].reshape(
+            shape.rows, -1
+        )  # no row tells the last token of another
         _check(rows, shape.vocabulary, f"split {split}")
         _save(output / "splits" / split / "rows.npy", rows)
     count = 0

@@ -24,7 +24,9 @@ def train(program, tmp_path, monkeypatch):
     for i, start in enumerate((0, 5)):
         np.save(tmp_path / f"train-{i}.npy", ((start + 7 * np.arange(500)) % 16).astype(np.uint16))
     places = {"DATA": tmp_path, "ARTIFACT": tmp_path / "artifact", "SETTINGS": "tiny"}
-    return program("code/train.py", **places, STEPS=60, SEED=1)
+    two = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda: two)
+    return program("code/train.py", **places, STEPS=40, SEED=1)
 
 
 def loss(train):
@@ -37,7 +39,7 @@ def test_it_learns_and_the_same_seed_gives_the_same_weights(train, monkeypatch, 
     learnt, first = train.restore(), loss(train)
     assert first < 1.0 < np.log(16)
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert report["steps"] == 60 and report["tokens"] == 60 * 16 * 12
+    assert report["steps"] == 40 and report["tokens"] == 40 * 16 * 12
     train.main()
     jax.tree.map(np.testing.assert_array_equal, learnt, train.restore())
     monkeypatch.setenv("SEED", "2")
@@ -55,13 +57,13 @@ def test_it_stops_by_itself_when_its_budget_is_spent(train, monkeypatch, capsys)
 
 
 def test_parts_of_a_batch_make_the_same_update_as_the_whole(train):
-    parameters = train.initialize(jax.random.key(0))
+    parameters = jax.jit(train.initialize)(jax.random.key(0))
     moments = train.optimizer.init(parameters)
     rows = np.random.default_rng(0).integers(0, 16, (16, 13))
-    step = train.train_step.__wrapped__
+    step = jax.jit(train.train_step.__wrapped__)  # which gives no buffers away
     whole = step(parameters, moments, jnp.asarray(rows[None]), 1e-2)
     parts = step(parameters, moments, jnp.asarray(rows.reshape(4, 4, 13)), 1e-2)
-    assert whole[2] == pytest.approx(parts[2], abs=1e-6)
+    assert float(whole[2]) == pytest.approx(float(parts[2]), abs=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole[0], parts[0])
 
 
@@ -73,11 +75,11 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_end(train):
 
 
 def test_decay_spares_biases_and_scales(train):
-    parameters = train.initialize(jax.random.key(0))
+    parameters = jax.jit(train.initialize)(jax.random.key(0))
     nothing = jax.tree.map(jnp.zeros_like, parameters)
     change, _ = train.optimizer.update(nothing, train.optimizer.init(parameters), parameters)
     block = change["blocks"][0]
-    assert (block["qkv"]["matrix"] == 0.1 * parameters["blocks"][0]["qkv"]["matrix"]).all()
+    assert np.allclose(block["qkv"]["matrix"], 0.1 * parameters["blocks"][0]["qkv"]["matrix"])
     assert not block["attention_norm"]["scale"].any() and not block["qkv"]["bias"].any()
 
 
@@ -99,7 +101,7 @@ def test_the_forward_pass_is_that_of_transformers(train):
     s, draw = train.settings, np.random.default_rng(0)
     parameters = jax.tree.map(
         lambda p: np.asarray(p + 0.2 * draw.normal(size=p.shape), np.float32),
-        train.initialize(jax.random.key(0)),
+        jax.jit(train.initialize)(jax.random.key(0)),
     )
     config = GPT2Config(
         vocab_size=s.vocabulary,

@@ -152,7 +152,7 @@ def train_step(parameters: dict, moments: tuple, rows: jax.Array, rate: jax.Arra
     return jax.tree.map(lambda p, c: p - rate * c, parameters, change), moments, loss
 
 
-# The data: random windows of all shards.
+# The data: random windows, as many of one shard as of another.
 
 
 def open_shards() -> list[np.ndarray]:
@@ -163,9 +163,8 @@ def open_shards() -> list[np.ndarray]:
 
 def windows(shards: list[np.ndarray], count: int, draw: np.random.Generator) -> np.ndarray:
     """[count, T + 1]."""
-    sizes = np.array([len(shard) - settings.context - 1 for shard in shards])
-    which = draw.choice(len(shards), count, p=sizes / sizes.sum())
-    starts = draw.integers(0, sizes[which])
+    which = draw.integers(0, len(shards), count)
+    starts = draw.integers(0, [len(shards[i]) - settings.context for i in which])
     rows = [shards[i][at : at + settings.context + 1] for i, at in zip(which, starts, strict=True)]
     return np.stack(rows).astype(np.int32)
 
