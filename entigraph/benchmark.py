@@ -23,11 +23,11 @@ from pathlib import Path
 
 from absl import flags
 
-from entigraph.asking import Asker, Budget, DryRun, Prompts
-from entigraph.generator import counter, estimated
+from entigraph.evaluation.asking import Asker, Budget, DryRun, Prompts
+from entigraph.evaluation.question_writing import write_questions
+from entigraph.evaluation.questions import Article, fingerprint, line_of
+from entigraph.generation.generator import counter, estimated
 from entigraph.library import Text, read_library
-from entigraph.question_writing import write_questions
-from entigraph.questions import Article, fingerprint, line_of
 from sbp_jax import files
 from sbp_jax.config import Experiment
 from sbp_jax.data.corpus import refuse_inside

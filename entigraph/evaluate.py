@@ -29,10 +29,10 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from entigraph import results
-from entigraph.asking import Asker, Budget, DryRun, Prompts
-from entigraph.closed_book import STOP
-from entigraph.questions import SPLITS, Article, read_questions, split
+from entigraph.evaluation import results
+from entigraph.evaluation.asking import Asker, Budget, DryRun, Prompts
+from entigraph.evaluation.closed_book import STOP
+from entigraph.evaluation.questions import SPLITS, Article, read_questions, split
 from sbp_jax import config as config_lib
 from sbp_jax import files
 from sbp_jax.config import Experiment
@@ -81,7 +81,7 @@ def main() -> None:
     experiment = cli.experiment() if cli.CONFIG.value else Experiment()
     folder = local_folder(OUTPUT.value or "")
     if SCALING.value is not None:
-        from entigraph import scaling_points
+        from entigraph.laws import scaling_points
 
         return scaling_points.report(SCALING.value, folder, experiment.seed)
     modes = _modes()
@@ -133,7 +133,7 @@ class Evaluation:
         return recorded
 
     def closed_book(self) -> dict[str, Any]:
-        from entigraph.closed_book import closed_book
+        from entigraph.evaluation.closed_book import closed_book
 
         sampling = Sampling(ANSWER_TOKENS.value, TEMPERATURE.value, stop=STOP)
         some = split(self.articles, SPLIT.value)
@@ -142,14 +142,14 @@ class Evaluation:
         return {"closed_book": self.write("closed_book", some, found)}
 
     def likelihood(self) -> dict[str, Any]:
-        from entigraph.likelihood import likelihood
+        from entigraph.evaluation.likelihood import likelihood
 
         some = split(self.articles, SPLIT.value)
         found = likelihood(some, self.sampler, self.prompts)
         return {name: self.write(name, some, outcomes) for name, outcomes in found.items()}
 
     def open_book(self) -> dict[str, Any]:
-        from entigraph import open_book, retrieval
+        from entigraph.evaluation import open_book, retrieval
         from entigraph.library import read_library
 
         e = self.experiment
@@ -182,7 +182,7 @@ class Evaluation:
         return {"open_book": entry | {"open_book": found}}
 
     def summaries(self) -> dict[str, Any]:
-        from entigraph.summaries import read_references, summaries
+        from entigraph.evaluation.summaries import read_references, summaries
 
         if not (REFERENCES.value and JUDGE.value):
             raise UserError("--mode=summaries needs --references=FILE and --judge=ENGINE")
@@ -200,7 +200,7 @@ class Evaluation:
         return {"summaries": entry | {"summaries": details | {"judge": judge}}}
 
     def forgetting(self) -> dict[str, Any]:
-        from entigraph import forgetting
+        from entigraph.evaluation import forgetting
 
         if not (GENERAL.value or SUITE.value):
             raise UserError("--mode=forgetting needs --general=CORPUS or --suite=sbp, or both")
@@ -216,7 +216,7 @@ class Evaluation:
         return entries
 
     def write(self, task: str, articles: list[Article], outcomes: Any) -> dict[str, Any]:
-        from entigraph import outcomes as written
+        from entigraph.evaluation import outcomes as written
 
         return written.write(self.folder, task, articles, outcomes)
 
@@ -246,7 +246,7 @@ class Evaluation:
 
 def compare(before: str, folder: Path, seed: int) -> None:
     """Question by question; written beside the results."""
-    from entigraph.forgetting import new_without_loss
+    from entigraph.evaluation.forgetting import new_without_loss
     from sbp_jax.evaluation.compare import compare
     from sbp_jax.evaluation.scores import Results
 

@@ -23,12 +23,12 @@ import sys
 from absl import flags
 
 import sbp_jax.data.tokens  # noqa: F401  here, for Ctrl-C breaks the import of its TensorStore
-from entigraph.estimate import estimate
-from entigraph.generator import generator
+from entigraph.generation.estimate import estimate
+from entigraph.generation.generator import generator
+from entigraph.generation.methods import METHODS
+from entigraph.generation.stages import Limits, generate
+from entigraph.generation.synthesis import Synthesis
 from entigraph.library import read_library
-from entigraph.methods import METHODS
-from entigraph.stages import Limits, generate
-from entigraph.synthesis import Synthesis
 from sbp_jax.data.corpus import open_corpus, refuse_inside, refuse_over
 from sbp_jax.errors import UserError
 from sbp_jax.inference import bulk

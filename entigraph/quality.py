@@ -15,10 +15,10 @@ if __name__ == "__main__":
 from absl import flags
 
 import sbp_jax.data.tokens  # noqa: F401  here, for Ctrl-C breaks the import of its TensorStore
-from entigraph.generator import counter, estimated
+from entigraph.evaluation.questions import read_questions
+from entigraph.generation.generator import counter, estimated
+from entigraph.generation.measures import measure, read_synthetic, table
 from entigraph.library import read_library
-from entigraph.measures import measure, read_synthetic, table
-from entigraph.questions import read_questions
 from sbp_jax.data.tokenizer import load_tokenizer
 from sbp_jax.errors import UserError
 from sbp_jax.inference.bulk.output import local_folder

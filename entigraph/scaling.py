@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from entigraph.exponentials import Search, mixture
+from entigraph.laws.exponentials import Search, mixture
 from sbp_jax.errors import UserError
 from sbp_jax.synthesis.figures import Z, wilson
 
@@ -241,7 +241,7 @@ def plot(
     chance: float | None = 25.0,
 ) -> None:
     """Points with 95% intervals, the laws with bands, and the paper's curve, as a PNG."""
-    from entigraph.drawing import picture
+    from entigraph.laws.drawing import picture
 
     x = points.x
     above = x[x > 0]

@@ -18,7 +18,6 @@ if __name__ == "__main__":
     cli.use_huge_pages()
     cli.end_at_interrupt()  # before the slow imports
 
-import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -26,11 +25,15 @@ from typing import Any
 
 from absl import flags
 
-from entigraph import study_results
-from entigraph.methods import METHODS
-from entigraph.stages import Limits
-from entigraph.study_stages import (
-    RAW,
+from entigraph.arms import results
+from entigraph.arms.plan import (
+    chosen_methods,
+    chosen_shares,
+    refuse,
+    refuse_other_study,
+    write_identity,
+)
+from entigraph.arms.stages import (
     Arm,
     Given,
     examination,
@@ -39,10 +42,10 @@ from entigraph.study_stages import (
     train_arm,
     write_method,
 )
-from sbp_jax import config, files, parallel
+from entigraph.generation.stages import Limits
+from sbp_jax import files, parallel
 from sbp_jax.config import Experiment
 from sbp_jax.data.tokenizer import load_tokenizer
-from sbp_jax.errors import UserError
 from sbp_jax.inference import bulk
 from sbp_jax.inference.bulk.output import local_folder
 from sbp_jax.train import INIT_FROM, keep_compiled
@@ -101,75 +104,7 @@ def study(experiment: Experiment, workdir: Path, given: Given) -> dict[str, Any]
                 arms[arm] = train_arm(experiment, data, model, arm, texts, place)
                 run, folder_ = str(place / "run"), workdir / "scores" / arm.name
                 scores[arm.name] = exam.score(experiment, arm.name, run, folder_)
-        return study_results.write(experiment, workdir, data, given, exam, arms, scores)
-
-
-def chosen_methods(experiment: Experiment) -> list[str]:
-    methods = [m.strip() for m in experiment.study.methods.split(",") if m.strip()]
-    if unknown := [m for m in methods if m not in (RAW, *METHODS)]:
-        raise UserError(
-            f"config.study.methods: {unknown[0]!r} is none; there are {RAW}, {', '.join(METHODS)}"
-        )
-    if not methods or len(set(methods)) < len(methods):
-        raise UserError("config.study.methods names no method, or one twice")
-    return methods
-
-
-def chosen_shares(experiment: Experiment) -> list[float]:
-    text = experiment.study.shares
-    try:
-        shares = sorted({float(part) for part in text.split(",")})
-    except ValueError as error:
-        raise UserError(f"config.study.shares is {text!r}; write it as '0.25,0.5,1'") from error
-    if not 0 < shares[0] <= shares[-1] == 1:
-        raise UserError(f"config.study.shares is {text!r}; they lie above 0, and the last is 1")
-    return shares
-
-
-def refuse(experiment: Experiment, given: Given) -> None:
-    """What could only fail later."""
-    if bool(given.library) != bool(given.questions):
-        raise UserError("--input and --questions belong together: the library, and what is asked")
-    if given.library and not given.model:
-        raise UserError("--init_from is missing: the model that is to learn the library of --input")
-    if given.model and not given.library:
-        raise UserError(
-            "--init_from: the toy world has a model of its own; name --input and --questions"
-        )
-    if not given.library and experiment.data.input != "toyworld":
-        raise UserError(
-            f"config.data.input={experiment.data.input}: without --input the study is about the "
-            "toy world, config.data.input=toyworld"
-        )
-
-
-def identity(experiment: Experiment, given: Given) -> dict[str, Any]:
-    shown = dataclasses.asdict(given)
-    shown.pop("limits")  # which may be raised
-    return {"config": config.to_json(experiment), "given": shown}
-
-
-def refuse_other_study(experiment: Experiment, given: Given, workdir: Path) -> None:
-    """A workdir is of one study; methods and shares may be added to it."""
-    if not (workdir / "study.json").exists():
-        return
-    recorded = files.read_record(workdir / "study.json", "config", "given")
-    changed = [
-        line
-        for line in config.differences(recorded["config"], experiment)
-        if not line.startswith(("config.study.methods", "config.study.shares"))
-    ]
-    new = identity(experiment, given)["given"]
-    changed += [f"{k}: {recorded['given'].get(k)!r} -> {new[k]!r}" for k in new
-                if recorded["given"].get(k) != new[k]]  # fmt: skip
-    if changed:
-        raise UserError(
-            f"{workdir} belongs to another study ({'; '.join(changed)}); use another --workdir"
-        )
-
-
-def write_identity(experiment: Experiment, given: Given, workdir: Path) -> None:
-    files.write_json(workdir / "study.json", identity(experiment, given))
+        return results.write(experiment, workdir, data, given, exam, arms, scores)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ def main() -> None:
     _check()
     output = Path(OUTPUT.value or "")
     with cli.ending_at_interrupt():  # JAX is imported here, and not for --help
-        from entigraph.predictions import Model
-        from entigraph.random_graph import Run, simulate
+        from entigraph.laws.predictions import Model
+        from entigraph.laws.random_graph import Run, simulate
     model = Model(VERTICES.value, P.value)
     times = numbers_of_texts(STEPS.value or 8 * model.pairs)
     start, cpu = time.monotonic(), time.process_time()
@@ -83,7 +83,7 @@ def numbers_of_texts(steps: int) -> np.ndarray:
 
 def summary(model: Any, times: np.ndarray, runs: list[Any], epsilon: float) -> dict[str, Any]:
     """results.json."""
-    from entigraph.predictions import phases
+    from entigraph.laws.predictions import phases
 
     every = np.stack([run.known for run in runs])
     known = every.mean(axis=0)
@@ -136,7 +136,7 @@ def summary(model: Any, times: np.ndarray, runs: list[Any], epsilon: float) -> d
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    from entigraph.drawing import picture
+    from entigraph.laws.drawing import picture
 
     t, y, cut = results["texts"], results["curves"], results["phases"]
     title = (

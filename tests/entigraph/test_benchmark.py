@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from entigraph.questions import read_questions
-from entigraph.summaries import _claims, _verdict
+from entigraph.evaluation.questions import read_questions
+from entigraph.evaluation.summaries import _claims, _verdict
 from tests.entigraph.conftest import message
 
 ROOT = Path(__file__).parents[2]

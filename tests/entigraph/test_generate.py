@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from entigraph.generator import Generator, estimated, extractive, generator
+from entigraph.generation.generator import Generator, estimated, extractive, generator
+from entigraph.generation.stages import Limits, generate
 from entigraph.library import Text
-from entigraph.stages import Limits, generate
 from sbp_jax.config import ApiConfig, EntiGraphConfig, Experiment
 from sbp_jax.data.corpus import open_corpus, read_documents, verify_corpus
 from sbp_jax.errors import UserError

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from entigraph.generator import generator
+from entigraph.generation.generator import generator
+from entigraph.generation.stages import generate
 from entigraph.library import Text
-from entigraph.stages import generate
 from sbp_jax.config import (
     DataConfig,
     EngineConfig,

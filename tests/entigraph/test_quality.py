@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from entigraph.generation.measures import Synthetic, measure, table
+from entigraph.generation.truth import calibration, verdict
 from entigraph.library import Text
-from entigraph.measures import Synthetic, measure, table
-from entigraph.truth import calibration, verdict
 from sbp_jax.config import ApiConfig, EntiGraphConfig, Experiment, QualityConfig
 from sbp_jax.data.corpus import Document, write_corpus
 from sbp_jax.inference.engine import EngineOpener

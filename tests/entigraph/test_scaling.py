@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entigraph.exponentials import mixture
+from entigraph.laws.exponentials import mixture
 from entigraph.scaling import PAPER, Points, fit, plot
 from sbp_jax.errors import UserError
 from sbp_jax.evaluation.scores import Score

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from entigraph.questions import line_of, read_questions
+from entigraph.evaluation.questions import line_of, read_questions
 from sbp_jax.config import Experiment
 from sbp_jax.data.corpus import open_corpus, read_documents, verify_corpus
 

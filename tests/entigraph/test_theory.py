@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import poisson
 
-from entigraph import random_graph
-from entigraph.predictions import Model, phases
-from entigraph.random_graph import FAR, NEVER, mixture, simulate, simulate_on
+from entigraph.laws import random_graph
+from entigraph.laws.predictions import Model, phases
+from entigraph.laws.random_graph import FAR, NEVER, mixture, simulate, simulate_on
 
 ROOT = Path(__file__).resolve().parents[2]
 

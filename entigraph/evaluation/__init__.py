@@ -1,0 +1,1 @@
+"""What a model knows of a library, and what it has forgotten."""

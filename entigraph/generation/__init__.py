@@ -1,0 +1,1 @@
+"""What writes texts about a library, and how good they are."""

@@ -1,0 +1,1 @@
+"""Why and how knowledge grows with texts."""
