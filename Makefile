@@ -3,7 +3,7 @@
 SHELL := bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo entigraph research test chromium bubblewrap lint bench clean
+.PHONY: help demo entigraph research test chromium bubblewrap slurm lint bench clean
 
 PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
 # The pinned lists hold JAX for the CPU, and libtpu (to compile for TPUs), which complains without a TPU.
@@ -38,7 +38,7 @@ research: $(VENV)/core.installed bubblewrap
 
 # Real servers, clusters and kills meet a limit of time now and then where other work is on the
 # machine: what fails is run again by itself, and has to pass then.
-test: $(VENV)/full.installed chromium bubblewrap
+test: $(VENV)/full.installed chromium bubblewrap slurm
 	$(PY) -m pytest tests -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder || \
 	  $(PY) -m pytest tests --last-failed --last-failed-no-failures=none
 
@@ -50,19 +50,24 @@ lint: $(VENV)/full.installed
 bench: $(VENV)/full.installed
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(PY) "$$script"; done
 
-# In which a test opens the report: Debian's, by root or whoever may be.
+# Debian's packages, by root or whoever may be: $(call install,packages).
+install = as=$$([ "$$(id -u)" = 0 ] || echo 'sudo -n'); export DEBIAN_FRONTEND=noninteractive; \
+  $$as apt-get -qq update && $$as apt-get -qq --yes install --no-install-recommends $(1) || { \
+  echo 'Missing: apt-get install $(1), or your system'"'"'s way' >&2; exit 1; }
+
+# In which tests open reports.
 chromium:
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
-	  as=$$([ "$$(id -u)" = 0 ] || echo 'sudo -n'); export DEBIAN_FRONTEND=noninteractive; \
-	  $$as apt-get -qq update && $$as apt-get -qq --yes install --no-install-recommends chromium; } || { \
-	  echo 'The tests need Chromium: apt-get install chromium, or your system'"'"'s way' >&2; exit 1; }
+	  $(call install,chromium); }
 
-# In which ideas run.
+# In which candidates' code runs.
 bubblewrap:
-	@command -v bwrap || { \
-	  as=$$([ "$$(id -u)" = 0 ] || echo 'sudo -n'); export DEBIAN_FRONTEND=noninteractive; \
-	  $$as apt-get -qq update && $$as apt-get -qq --yes install --no-install-recommends bubblewrap; } || { \
-	  echo 'Searches need bubblewrap: apt-get install bubblewrap, or your system'"'"'s way' >&2; exit 1; }
+	@command -v bwrap || { $(call install,bubblewrap); }
+
+# A cluster that tests start on this machine, for as long as they need it.
+slurm:
+	@PATH="$$PATH:/usr/sbin"; { command -v slurmctld && command -v slurmd && command -v munged; } || { \
+	  $(call install,slurm-wlm munge); }
 
 clean:
 	rm -rf $(VENV) runs/demo runs/entigraph runs/research .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

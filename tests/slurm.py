@@ -6,6 +6,7 @@ the tests, so root where jobs are to be other users. SLURM_CONF leads sbatch and
 
 import contextlib
 import os
+import pwd
 import secrets
 import shutil
 import socket
@@ -68,7 +69,7 @@ def slurm_cluster(cpus: int = 4, memory_mb: int = 32_000) -> Iterator[Path]:
                 host=socket.gethostname().partition(".")[0],
                 controller=_free_port(),
                 daemon=_free_port(),
-                user=os.environ.get("USER") if os.getuid() else "root",
+                user=pwd.getpwuid(os.getuid()).pw_name,
                 folder=folder,
                 cpus=cpus,
                 memory=memory_mb,

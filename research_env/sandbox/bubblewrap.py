@@ -18,6 +18,7 @@ from research_env.sandbox import seccomp
 from research_env.sandbox.held import MODULES, SOURCES, Held, Plan, base_python
 from research_env.sandbox.paths import (
     OF_ETC,
+    OF_SYS,
     OWN_FILES,
     SYSTEM,
     check_paths,
@@ -75,7 +76,7 @@ def bubblewrap(resource: Resource, read_only: Mapping[str, Path]) -> Held:
             proc=f"{BOX}/proc",
             user=user,
             filter=seccomp.program(),
-            environment=environment(python_folder()) + visible,
+            environment=environment(python_folder(), resource.gpus) + visible,
         ),
         resource.cores,
     )
@@ -125,6 +126,8 @@ def _system(own: Path) -> list[str]:
     words += _folders("/etc") + _folders("/run")
     for name in OF_ETC:
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for path in OF_SYS:
+        words += [*_folders(str(PurePosixPath(path).parent)), "--ro-bind-try", path, path]
     for name in OWN_FILES:
         words += ["--ro-bind", str(own / name), f"/etc/{name}"]
     return words
@@ -144,7 +147,8 @@ def _gpus(resource: Resource) -> tuple[list[str], tuple[tuple[str, str], ...]]:
     words = [word for device in devices for word in ("--dev-bind", device, device)]
     for name in shared:
         words += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
-    words += ["--ro-bind-try", "/sys", "/sys"]
+    for path in ("/sys/bus/pci", "/sys/devices", "/sys/module/nvidia"):
+        words += [*_folders(str(PurePosixPath(path).parent)), "--ro-bind-try", path, path]
     # CUDA counts the devices that it can open, from 0
     return words, (("CUDA_VISIBLE_DEVICES", ",".join(str(i) for i in range(len(devices)))),)
 

@@ -29,7 +29,7 @@ from research_env.sandbox.protocol import Ended, Limits, Resource, Sandbox
 from research_env.sandbox.staged import Left, Program, Staged, ended, run_once
 from sbp_jax.errors import UserError
 
-IMAGE = "research-env-empty:1"
+IMAGE = "research-env-empty:2"
 LIBRARY, SOCKET = "/.sandbox/library", "/.sandbox/socket"
 NOBODY = 65534
 START = 60.0  # seconds until a container must have started
@@ -61,7 +61,8 @@ def empty_image() -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in ("etc", "run", "tmp", "work", "proc", "dev", "sys", ".sandbox"):
             folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            # A tmpfs takes the mode of the folder below it.
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
             tar.addfile(folder)
         for path in SYSTEM:
             if os.path.islink(path):
@@ -126,7 +127,7 @@ class Container(Held):
                 work="/work",
                 user=candidate(),
                 filter=seccomp.program(),
-                environment=environment(python_folder()),
+                environment=environment(python_folder(), resource.gpus),
             ),
             resource.cores,
         )

@@ -10,17 +10,25 @@ from sbp_jax.errors import UserError
 VENV = "/venv"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 OF_ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types")
+# Without the first, jaxlib does not even load: it counts processors there.
+OF_SYS = (
+    "/sys/devices/system/cpu",
+    "/sys/devices/system/node",
+    "/sys/kernel/mm/transparent_hugepage",
+)
 OWN_FILES = ("passwd", "group", "hosts", "nsswitch.conf")  # etc/ beside this file
 RESERVED = ("/usr", "/bin", "/sbin", "/lib", "/etc", "/proc", "/dev", "/sys", "/tmp", "/run", VENV)
 
 
-def environment(python: str) -> tuple[tuple[str, str], ...]:
+def environment(python: str, gpus: int) -> tuple[tuple[str, str], ...]:
     """Of a candidate, before what it is given; `python` is the folder of its interpreter."""
     return (
         ("PATH", f"{python}:/usr/local/bin:/usr/bin:/bin"),
         ("HOME", "/tmp"),
         ("TMPDIR", "/tmp"),
         ("LANG", "C.UTF-8"),
+        # Where libtpu is installed, JAX would ask Google's network for TPUs for minutes.
+        ("JAX_PLATFORMS", "cuda,cpu" if gpus else "cpu"),
         ("SANDBOX_ROOT", ""),  # before /work and /data, in a sandbox that has them elsewhere
     )
 

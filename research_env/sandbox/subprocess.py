@@ -34,7 +34,7 @@ class Subprocess(Held):
             place = self._folder / path.lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(source.resolve())
-        given = dict(environment(os.path.join(sys.prefix, "bin")))
+        given = dict(environment(os.path.join(sys.prefix, "bin"), self._resource.gpus))
         given |= {"SANDBOX_ROOT": str(self._folder)}
         given |= dict.fromkeys(("HOME", "TMPDIR"), str(self._folder / "tmp"))
         plan = Plan(

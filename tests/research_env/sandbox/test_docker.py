@@ -15,11 +15,20 @@ from sbp_jax.errors import UserError
 
 KIND = "docker"
 
+# /work, /tmp and /dev/shm are limited one by one, as docs/sandboxes.md says.
+BROKEN = {"test_the_temporary_folder_is_part_of_the_disk"}
+
 try:
     if subprocess.run(["docker", "info"], capture_output=True, timeout=20).returncode == 0:
         from sandbox_cases import *  # noqa: F403
 except (OSError, subprocess.TimeoutExpired):
     pass
+
+
+@pytest.fixture(autouse=True)
+def expectation(request):
+    if request.function.__name__ in BROKEN:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="not promised"))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ BROKEN = {
     "test_it_has_no_privileges_and_gains_none",
     "test_its_temporary_folder_is_its_own",
     "test_the_disk_is_limited",
+    "test_the_temporary_folder_is_part_of_the_disk",
     "test_shared_memory_is_limited_as_disk",
     "test_the_number_of_files_is_limited",
 }
