@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from research_env import patch
+from research_env import inline, patch
 from research_env import tree as trees
 from research_env.bank import NAME, Bank
 from research_env.campaign import DONE, Plan
@@ -17,6 +17,7 @@ from research_env.env import Environment, load
 from research_env.inventory import Inventory, elsewhere, of_this_machine
 from research_env.researcher.interface import Researcher
 from research_env.researcher.mutator import Mutator
+from research_env.sandbox import factory
 from research_env.scheduler import Task
 from sbp_jax import cli, files
 from sbp_jax.errors import UserError
@@ -132,6 +133,10 @@ def task_of(settings: Settings, environment: Environment) -> tuple[Task, Invento
     walls = [run.limits.wall_seconds, *(stage.limits.wall_seconds for stage in stages)]
     smoke = environment.smoke.wall_seconds if environment.smoke else 0.0
     sandbox = sandbox_of(settings, environment)
+    if sandbox == INLINE:
+        inline.judge_of(environment)  # what it or a sandbox cannot do shows now, in one line
+    else:
+        factory(sandbox, unsafe=settings.unsafe)
     task = Task(
         env=str(environment.folder),
         size=settings.size,

@@ -39,7 +39,10 @@ class Spawner:
         except OSError:
             self.close()  # it was killed; the workers that it has started were not
             self._process, self._socket = self._open()
+        try:
             return self._ask(folder, lock)
+        except OSError as error:
+            raise UserError(f"no worker can be started ({error}); see {self._log}") from error
 
     def close(self) -> None:
         self._socket.close()

