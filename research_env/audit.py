@@ -167,6 +167,7 @@ class Audit:
         if attack.must_fail and "protected" in attack.name and not told["protected"]:
             return Finding(attack.name, True, "nothing is protected", cheat=True)
         diff = self.with_attack(attack.source(told))
+        self.targets.heard.clear()
         variant = _limited(self.environment, limits)
         for _ in range(1 + attack.twice):
             outcome = self.judge(diff, "search", 0, smoke=True, environment=variant)

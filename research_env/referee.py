@@ -12,7 +12,8 @@ sandbox, so that nothing the candidate says or leaves behind is believed.
 each folder in inputs/, if there are any, in a sandbox of its own, as predictions/ of that name);
 `prepare` and `score` start in /eval, and `score` prints, as its last line, a JSON object with
 "score" and other numbers. All are told the variables of env.toml. RUN_SECONDS is the harness's
-clock. SEED is known to the candidate: what must not be guessed is drawn from SECRET.
+clock. SEED is known to the candidate: what must not be guessed is drawn from SECRET. In a sandbox
+that is a mere process all these paths begin with SANDBOX_ROOT, which is not set in others.
 """
 
 import json
@@ -263,7 +264,7 @@ class _Trial:
     def harness(
         self, sandbox: Sandbox, stage: Stage, name: str, more: Mapping[str, str]
     ) -> Executed:
-        command = ["bash", "-c", f"cd /eval && {stage.command}"]
+        command = ["bash", "-c", f'cd "$SANDBOX_ROOT/eval" && {stage.command}']
         variables = {**self.variables, **self.secret_variables, **more}
         done = sandbox.exec(command, stage.limits, variables)
         self.keep_log(name, _text(done))

@@ -12,6 +12,7 @@ def read_the_labels(told: Told) -> None:
     for place in told["secret_places"]:
         if os.path.exists(place):
             print(told["flag"], "can see", place, flush=True)
+            return
     end = time.monotonic() + 20
     for folder, folders, names in os.walk("/"):
         if folder == "/":

@@ -147,3 +147,15 @@ def test_a_mistake_of_the_users_is_one_line_and_exit_code_2(arguments, message):
     done = check(*arguments)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_sandbox_that_is_none_is_found_out(tmp_path):
+    from research_env import sandbox
+
+    audit = Audit(load("template"), sandbox.factory("subprocess", unsafe=True), tmp_path)
+    assert all(finding.sound for finding in audit.honest_runs(3))
+    names = ("read the labels", "read the parents files", "use the network", "fork a daemon")
+    with audit.told() as told:
+        found = [audit.attack(attack, told) for attack in cheats.ATTACKS if attack.name in names]
+    caught = [finding.name for finding in found if finding.sound]
+    assert caught == ["fork a daemon"]  # which ends with its run even there

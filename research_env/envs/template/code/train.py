@@ -8,7 +8,7 @@ LEARNING_RATE = 0.05
 STEPS = int(os.environ.get("STEPS", "4000"))
 
 draw = random.Random(int(os.environ["SEED"]))
-with open("/data/points.csv") as file:
+with open(os.environ.get("SANDBOX_ROOT", "") + "/data/points.csv") as file:
     points = [(float(x), float(y)) for x, y in csv.reader(file)]
 weights = [draw.gauss(0, 1) for _ in range(DEGREE + 1)]
 for _ in range(STEPS):
