@@ -3,12 +3,13 @@
     python -m research_env.search --env=nanogpt --size=laptop --workdir=runs/first
     python -m research_env.search --env=my_env/ --workdir=runs/own --ideas=100 --max_hours=8
     python -m research_env.search --env=nanogpt --workdir=runs/llm --engine=api \\
-        --config=configs/entigraph_api.py --max_cost=5
+        --config=configs/laptop.py --config.api.url=http://localhost:8000/v1 \\
+        --config.api.model=NAME --max_tokens=5000000
 
 Each idea is a change of the environment's code; it runs in a sandbox and is scored by the locked
 evaluator. The best few run again on other data with fresh seeds, and what survives once more. The
 same command goes on after any interruption, kill -9 included. docs/research.md explains strategies
-and commands: resume, stop, rerun, export, bank.
+and commands: resume, stop, rerun, export, bank; docs/researcher.md the language models.
 """
 
 from sbp_jax import cli
@@ -61,6 +62,9 @@ MAX_HOURS = flags.DEFINE_float(
     "max_hours", 0.0, "In all starts together, with the confirmation; 0: no cap.", lower_bound=0
 )
 MAX_COST = flags.DEFINE_float("max_cost", 0.0, "Of the model's calls; 0: no cap.", lower_bound=0)
+MAX_TOKENS = flags.DEFINE_integer(
+    "max_tokens", 0, "Of the model's calls, read and written; 0: no cap.", lower_bound=0
+)
 BASELINE_RUNS = flags.DEFINE_integer(
     "baseline_runs", 3, "Of the code as it is: they measure the noise.", lower_bound=2
 )
@@ -84,6 +88,7 @@ def main() -> None:
             slots=SLOTS.value,
             max_hours=MAX_HOURS.value,
             max_cost=MAX_COST.value,
+            max_tokens=MAX_TOKENS.value,
             baseline_runs=BASELINE_RUNS.value,
             top=TOP.value,
             repairs=REPAIRS.value,

@@ -20,6 +20,7 @@ from research_env.researcher.mutator import Mutator
 from research_env.sandbox import factory
 from research_env.scheduler import Task
 from sbp_jax import cli, files
+from sbp_jax.config import Experiment
 from sbp_jax.errors import UserError
 
 INLINE, BUBBLEWRAP, SUBPROCESS = "inline", "bubblewrap", "subprocess"
@@ -28,7 +29,6 @@ MUTATOR = "mutator"
 LOCK = "search.lock"
 _CLUSTER_SLOTS = 16  # runs that wait for a cluster at a time
 _SLACK_SECONDS = 300.0  # of the harness itself, beside all limits of a run
-_CALL = 10  # ideas of a model's call
 # Of what a bank was begun with, the same command may change all but these.
 _FIXED = ("size", "strategy", "engine", "seed")
 
@@ -48,6 +48,7 @@ class Settings:
     slots: int = 0
     max_hours: float = 0.0
     max_cost: float = 0.0
+    max_tokens: int = 0
     baseline_runs: int = 3
     top: int = 3
     repairs: int = 2
@@ -165,7 +166,7 @@ def plan_of(settings: Settings) -> Plan:
         top=settings.top,
         repairs=settings.repairs,
         ahead=1 if model else 0,
-        call=_CALL if model else 1,
+        call=_experiment(settings).research.ideas if model else 1,
     )
 
 
@@ -175,7 +176,7 @@ def models_of(settings: Settings) -> tuple[str, ...]:
         return ("",)
     from research_env.researcher import opening
 
-    return opening.names(settings.engine, cli.experiment(), settings.checkpoint or None)
+    return opening.names(settings.engine, _experiment(settings), settings.checkpoint or None)
 
 
 @contextlib.contextmanager
@@ -183,22 +184,34 @@ def open_researcher(
     settings: Settings, environment: Environment, bank: Bank
 ) -> Iterator[Researcher]:
     if settings.engine == MUTATOR:
+        if settings.max_tokens:
+            raise UserError("--max_tokens caps a model's calls, and --engine=mutator makes none")
         yield _mutator(settings, environment)
         return
     from research_env.researcher import opening
 
     language = opening.open_language(
         settings.engine,
-        cli.experiment(),
+        _experiment(settings),
         settings.checkpoint or None,
         environment,
         str(settings.folder / "engine"),
         seed=settings.seed,
+        max_tokens=settings.max_tokens or None,
         max_cost=settings.max_cost or None,
     )
     with contextlib.closing(language):
         bank.set("author", dict(language.record))
         yield language
+
+
+def _experiment(settings: Settings) -> Experiment:
+    if cli.CONFIG.value is None:
+        raise UserError(
+            f"--engine={settings.engine} needs --config, such as configs/laptop.py: its sections "
+            "api, engine and research say which model answers, and how it is asked"
+        )
+    return cli.experiment()
 
 
 def _mutator(settings: Settings, environment: Environment) -> Mutator:

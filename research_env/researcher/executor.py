@@ -16,7 +16,8 @@ from research_env.researcher.interface import BudgetSpent
 from research_env.researcher.wording import Wording
 
 REASON = 3_000  # characters of what went wrong that a model is shown
-ANSWER = 20_000  # and of its own last answer, or of what is kept of one that does not apply
+ANSWER = 20_000  # and of its own last answer
+LONGEST = 400_000  # of a change, far above any answer
 Refusal = Callable[[Files], str]
 EMPTY = "(the model's answer was empty)"
 
@@ -54,7 +55,7 @@ def write(
                         last = last._replace(reason=last.reason or answer.error)
                         failed.append(first)
                         continue
-                    patch = quoting.restored(answer.text)
+                    patch = quoting.shortened(quoting.restored(answer.text), LONGEST)
                     after, reason = _applied(code, start, patch)
                     wanted = "" if after is None else refusal(after)
                     if after is not None and not wanted:
@@ -62,8 +63,9 @@ def write(
                     if not answer.whole:
                         reason = f"the answer was cut off before its end; be shorter. {reason}"
                     shown = quoting.shortened(answer.text, ANSWER)
-                    kept = quoting.shortened(patch, ANSWER).strip() or EMPTY
-                    last = Written(kept, False, wanted or reason, bool(wanted))
+                    told = f"This did not apply to the change it starts from: {reason}"
+                    kept = patch if start is code.original else unreadable(told, patch)
+                    last = Written(kept.strip() or EMPTY, False, wanted or reason, bool(wanted))
                     failed.append([*first, *_complaint(wording, shown, last.reason)])
         except BudgetSpent:
             if not revision:
@@ -71,6 +73,12 @@ def write(
             break
         conversations = failed
     return last
+
+
+def unreadable(heading: str, said: str) -> str:
+    """An answer for the record, in which no patch program finds a change."""
+    rows = quoting.shortened(said, ANSWER).strip().split("\n")
+    return "\n".join([quoting.line(heading, 500), *(f"> {row}" for row in rows)])
 
 
 def _applied(code: Codebase, start: Files, patch: str) -> tuple[Files | None, str]:

@@ -151,9 +151,8 @@ class Language:
             self._unanswered(model, error)
             if error.repeated:
                 raise
-            # Its words as they are: they do not apply, and the record shows why.
             thought = Thought("no idea", f"The model's answer held no idea: {error}")
-            said = quoting.shortened(error.said, executor.ANSWER).strip() or executor.EMPTY
+            said = executor.unreadable("The answer that held no idea:", error.said)
             return [(thought, said, prompt)]
         self._unanswered(model)
         return [(thought, "", prompt) for thought in found]

@@ -53,6 +53,8 @@ def open_language(
         models.append(Model(opener, name, manner(experiment), purse))
     if kind != "api":
         research = replace(research, context_tokens=_context(experiment, checkpoint))
+        if research.chat:
+            _need_chat(checkpoint)
     return Language(env, models, wording(research.prompts), research, seed)
 
 
@@ -77,3 +79,14 @@ def _context(experiment: Experiment, checkpoint: str | None) -> int:
         assert checkpoint
         limit = run_config(checkpoint).data.sequence_length
     return min(limit, experiment.research.context_tokens)
+
+
+def _need_chat(checkpoint: str | None) -> None:
+    from sbp_jax.data.tokenizer import load_tokenizer
+    from sbp_jax.training.checkpoint import tokenizer_path
+
+    assert checkpoint
+    try:
+        load_tokenizer(tokenizer_path(checkpoint)).encode_chat([{"role": "user", "content": "a"}])
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {error}: --config.research.chat=False") from error

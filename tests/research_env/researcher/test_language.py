@@ -3,11 +3,12 @@
 import itertools
 import json
 import re
+import shutil
 import threading
 
 import pytest
 
-from research_env import env
+from research_env import env, patch
 from research_env.bank import Bank
 from research_env.outcome import Outcome, State
 from research_env.researcher.interface import (
@@ -135,9 +136,29 @@ class TestProposals:
     def test_an_answer_without_an_idea_is_kept_as_a_change_that_does_not_apply(self, research):
         language, bank, server = research(lambda messages: "Mmmh.", retries=1)
         found = language.propose(bank, Want(FRESH))
-        assert (found.diff, found.title, found.tokens) == ("Mmmh.", "no idea", 220)
+        assert found.diff.endswith("\n> Mmmh.")
+        assert (found.title, found.tokens) == ("no idea", 220)
         assert len(server.seen) == 2
         assert language.repair(found, "patch_failed") is None
+
+    @pytest.mark.parametrize("want", [Want(FRESH), Want(EXPLOIT, (1,))], ids=["fresh", "exploit"])
+    def test_what_was_not_meant_as_a_change_of_the_original_code_is_never_one(
+        self, research, parabola, tmp_path, want
+    ):
+        """A change instead of an idea; a change of the original instead of the parent's code."""
+        language, bank, server = research(
+            lambda messages: ideas(SHRINK) if asks_for_ideas(messages) and want.parents else MOVED,
+            retries=0,
+            revisions=0,
+        )
+        diff = "--- a/settings.py\n+++ b/settings.py\n@@ -1 +1 @@\n-X = 0.0\n+X = 3.0\n"
+        add(bank, Proposal("Raise", RAISE, diff), 2.0)
+        found = language.propose(bank, want)
+        assert "X = 1.0" in found.diff
+        folder = tmp_path / "code"
+        shutil.copytree(parabola / "code", folder)
+        assert isinstance(patch.apply(folder, found.diff, ["**"]), patch.PatchFailed)
+        assert (folder / "settings.py").read_text() == (parabola / "code/settings.py").read_text()
 
     def test_a_patch_that_does_not_apply_is_revised_from_its_log(self, research):
         said = iter([ideas(RAISE), block("Y = 0.0", "Y = 1.0"), MOVED])

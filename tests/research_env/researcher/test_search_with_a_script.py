@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from research_env.bank import Bank
 
 ROOT = Path(__file__).parents[3]
+CONFIG = f"--config={ROOT / 'configs' / 'laptop.py'}"
 MUCH = "to {:g}, for the top has to be there, and by more than the noise."
 
 
@@ -66,6 +69,24 @@ def block(old, new, path="settings.py"):
     return f"{path}\n<<<<<<< SEARCH\n{old}=======\n{new}\n>>>>>>> REPLACE\n"
 
 
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--engine=api"], "--engine=api needs --config"),
+        (["--engine=api", CONFIG], "config.api.model is empty"),
+        (["--engine=vllm", CONFIG], "--checkpoint is missing"),
+        (["--engine=api", CONFIG, "--config.api.model=a", "--max_cost=1"], "input_price"),
+        (["--max_tokens=9"], "--engine=mutator makes none"),
+    ],
+)
+def test_what_a_model_needs_and_has_not_is_one_line(flags, said, tmp_path):
+    command = [sys.executable, "-m", "research_env.search", "--env=synthetic", *flags]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'a'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr
+
+
 def test_a_scripted_model_drives_a_search_from_its_ideas_to_a_verdict(serve, parabola, tmp_path):
     author = Author()
     server = serve(author)
@@ -74,15 +95,14 @@ def test_a_scripted_model_drives_a_search_from_its_ideas_to_a_verdict(serve, par
         "api.url": server.url,
         "api.model": "scripted",
         "api.input_price": 1.0,
-        "research.ideas": 1,
+        "research.ideas": 10,
         "research.samples": 2,
         "research.revisions": 1,
         "research.retries": 1,
     }
     command = [sys.executable, "-m", "research_env.search", f"--env={parabola}", "--ideas=7"]
     command += [f"--workdir={workdir}", "--engine=api", "--max_cost=1", "--slots=2", "--top=1"]
-    command += [f"--config={ROOT / 'configs' / 'laptop.py'}"]
-    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    command += [CONFIG, *(f"--config.{name}={value}" for name, value in fields.items())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     with Bank(workdir / "ideas.db") as bank:
@@ -109,7 +129,7 @@ def test_a_scripted_model_drives_a_search_from_its_ideas_to_a_verdict(serve, par
         assert ideas["TAMPERING:"].reason
         for idea in ideas.values():
             assert idea.author == "scripted" and idea.tokens > 0 and idea.cost > 0
-            assert "Number of ideas: 1" in bank.context(idea.context)
+            assert "Number of ideas: 10" in bank.context(idea.context)
         assert bank.get("author")["models"] == ["scripted"]
         verdict = bank.get("verdict")
         assert verdict["significant"] and bank.idea(verdict["idea"]).score > 9.5
