@@ -163,7 +163,7 @@ def _row(scale: _Scale, idea: Idea, most: int) -> str:
 
 
 def _scale(bank: Bank, env: Environment) -> _Scale:
-    first = bank.ideas()[:1]
-    baseline = first[0].score if first and first[0].kind == BASELINE else None
+    first = bank.idea(0)
+    baseline = first.score if first.kind == BASELINE else None
     noise = bank.get("noise")
     return _Scale(env.metric.sign, baseline, noise if isinstance(noise, int | float) else None)

@@ -1,7 +1,7 @@
 """Which ideas the bank has already, by their words and by the code that they come to."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from research_env.bank import Bank, Idea
 from research_env.outcome import State
@@ -22,13 +22,16 @@ class Known:
         self._claimed: dict[str, likeness.Traits] = {}
         self._keys: dict[int, tuple[str, str]] = {}  # idea -> its change, and what that comes to
 
-    def claim(self, bank: Bank, text: str) -> str:
+    def claim(self, bank: Bank, text: str, but: Sequence[int] = ()) -> str:
         """Whose idea it was, in words for its author; nothing where it is new. Then it is taken,
-        until `release`: by then it is in the bank, or nothing has come of it.
+        until `release`: by then it is in the bank, or nothing has come of it. Who refines an idea
+        tells it again: `but` are ideas that it may be like.
         """
         own = likeness.traits(text)
         others = []
         for idea in _tried(bank):
+            if idea.id in but:
+                continue
             with self._lock:
                 if idea.id not in self._traits:
                     self._traits[idea.id] = likeness.traits(f"{idea.title}\n{idea.text}")

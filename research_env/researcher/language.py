@@ -132,6 +132,7 @@ class Language:
         def filled(packed: str, task: str) -> str:
             return self._wording.fill("ideate", context=packed, task=task, count=str(count))
 
+        parents = [idea.id for idea in self._parents(bank, want)]
         task = self._wording.fill(want.kind)
         room = self._room(model, filled("", task))
         start = self._start(bank, want)
@@ -144,7 +145,7 @@ class Language:
                 count,
                 seed,
                 bill,
-                lambda thought: self._known.claim(bank, thought.whole),
+                lambda thought: self._known.claim(bank, thought.whole, but=parents),
                 self._effort.retries,
             )
         except NoIdea as error:

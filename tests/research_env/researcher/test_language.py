@@ -246,6 +246,15 @@ class TestDuplicates:
         language.propose(bank, Want(EXPLORE))
         assert f"the very change of idea {number}" in server.seen[2][-1]["content"]
 
+    def test_who_refines_an_idea_may_tell_it_again_with_what_is_new(self, research):
+        told = f"{RAISE} And print the result."
+        language, bank, server = research(
+            lambda messages: ideas(told) if asks_for_ideas(messages) else block("STEPS", "STEP")
+        )
+        number = add(bank, Proposal("Raise X", RAISE, "a"), 2.0)
+        assert language.propose(bank, Want(EXPLOIT, (number,))).text.startswith(told)
+        assert language.propose(bank, Want(EXPLORE)) is None
+
     def test_who_only_repeats_has_proposed_nothing(self, research):
         language, bank, server = research(lambda messages: ideas(RAISE), retries=1)
         add(bank, Proposal("Raise X", RAISE, "a"), 2.0)

@@ -24,6 +24,7 @@ from sbp_jax.errors import UserError
 from sbp_jax.model.transformer import param_shapes
 from sbp_jax.training.checkpoint import save_params
 
+pytestmark = pytest.mark.slow
 CONTEXT = 4096
 EFFORT = ResearchConfig(
     chat=False,
