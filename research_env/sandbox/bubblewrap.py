@@ -75,6 +75,7 @@ def bubblewrap(resource: Resource, read_only: Mapping[str, Path]) -> Held:
             disk=DISK,
             proc=f"{BOX}/proc",
             user=user,
+            given=[f"{GIVEN}/{i}" for i in range(len(read_only))],
             filter=seccomp.program(),
             environment=environment(python_folder(), resource.gpus) + visible,
         ),

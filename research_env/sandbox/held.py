@@ -20,7 +20,7 @@ from research_env.sandbox.protocol import Ended, Executed, Limits
 from research_env.sandbox.watch import descendants
 
 SOURCES = Path(__file__).resolve().parent
-MODULES = ("holder.py", "inside.py", "watch.py", "output.py")
+MODULES = ("holder.py", "inside.py", "watched.py", "watch.py", "output.py", "idmap.py")
 OPEN_FILES = 4096
 
 
@@ -38,6 +38,7 @@ class Plan:
     disk: str = ""  # where the holder mounts the disk that it limits; empty: it does not
     proc: str = ""
     user: int | None = None  # whom candidates run as, where the holder may choose
+    given: Sequence[str] = ()  # as the holder sees it; root's becomes the candidate's
     filter: bytes = b""
     environment: tuple[tuple[str, str], ...] = ()
     folder: str = "/work"
@@ -54,7 +55,7 @@ class Held:
     def __enter__(self) -> "Held":
         self._process, self._control = self._begin()
         self._received = b""
-        told = ("before", "inside", "work", "own", "disk", "proc", "user")
+        told = ("before", "inside", "work", "own", "disk", "proc", "user", "given")
         try:
             self._send({name: getattr(self._plan, name) for name in told})
             descriptors = socket.recv_fds(self._control, 4096, 1)[1]

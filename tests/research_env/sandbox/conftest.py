@@ -8,6 +8,10 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parents[1])]  # for sandbox_cases, slurm
 
+pytest.register_assert_rewrite(
+    "sandbox_programs", "cases_files", "cases_limits", "cases_program", "cases_reach"
+)
+
 from research_env.sandbox import factory  # noqa: E402
 from research_env.sandbox.protocol import Resource  # noqa: E402
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from sandbox_cases import *  # noqa: F403
-from sandbox_cases import SMALL, daemon, running
+from sandbox_programs import SMALL, daemon, running
 
 from research_env.sandbox import bubblewrap, factory
 from research_env.sandbox.protocol import Ended, Resource

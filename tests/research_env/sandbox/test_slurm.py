@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sandbox_cases import *  # noqa: F403
-from sandbox_cases import SMALL, daemon, running, said
+from sandbox_programs import SMALL, daemon, running, said
 from slurm import slurm_cluster
 
 from research_env.sandbox import factory, slurm
