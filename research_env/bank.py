@@ -15,96 +15,27 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from research_env.outcome import Outcome, State
 from research_env.researcher.interface import BASELINE, Proposal
+from research_env.rows import (
+    FINAL,
+    QUEUED,
+    RUNNING,
+    SCHEMA,
+    SEARCH,
+    SELECTION,
+    Duplicate,
+    Idea,
+    Run,
+    content_hash,
+    storable,
+)
 from sbp_jax.errors import UserError
 
-QUEUED, RUNNING = "queued", "running"
-SEARCH, SELECTION, FINAL = "search", "selection", "final"
 NAME = "ideas.db"
 _WAIT_SECONDS = 30  # for another writer, as `rerun` is beside a search
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS ideas(
-  id INTEGER PRIMARY KEY, hash TEXT UNIQUE NOT NULL, title TEXT, text TEXT, diff TEXT,
-  parents TEXT, strategy TEXT, author TEXT, kind TEXT, state TEXT, reason TEXT, score REAL,
-  cost REAL, tokens INTEGER, seconds REAL, created REAL, finished REAL, group_id TEXT,
-  promoted INTEGER, niche TEXT, context TEXT);
-CREATE INDEX IF NOT EXISTS ideas_by_score ON ideas(state, score);
-CREATE TABLE IF NOT EXISTS runs(
-  id INTEGER PRIMARY KEY, idea INTEGER NOT NULL, split TEXT, seed INTEGER, attempt INTEGER,
-  state TEXT, score REAL, seconds REAL, reason TEXT, log TEXT, metrics TEXT,
-  started REAL, finished REAL, UNIQUE(idea, split, seed, attempt));
-CREATE INDEX IF NOT EXISTS runs_by_state ON runs(state);
-CREATE TABLE IF NOT EXISTS repairs(idea INTEGER, attempt INTEGER, error TEXT, diff TEXT);
-CREATE TABLE IF NOT EXISTS contexts(sha TEXT PRIMARY KEY, text TEXT);
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
-"""
-
-
-class Idea(NamedTuple):
-    """A row of `ideas`, in its order."""
-
-    id: int
-    hash: str
-    title: str
-    text: str
-    diff: str
-    parents: tuple[int, ...]
-    strategy: str
-    author: str
-    kind: str
-    state: str
-    reason: str
-    score: float | None  # the mean of its runs on the search split
-    cost: float
-    tokens: int
-    seconds: float
-    created: float
-    finished: float | None
-    group_id: str
-    promoted: bool
-    niche: str
-    context: str  # sha of a row of `contexts`
-
-
-class Run(NamedTuple):
-    """A row of `runs`, in its order."""
-
-    id: int
-    idea: int
-    split: str
-    seed: int
-    attempt: int
-    state: str
-    score: float | None
-    seconds: float
-    reason: str
-    log: str  # a path below the workdir
-    metrics: dict[str, float]
-    started: float | None
-    finished: float | None
-
-
-class Duplicate(ValueError):
-    """This very change is in the bank, as idea `existing`."""
-
-    def __init__(self, existing: int):
-        super().__init__(f"the same change as idea {existing}")
-        self.existing = existing
-
-
-def content_hash(diff: str, text: str = "") -> str:
-    """Of the change; of the words only where there is no change to tell ideas apart by."""
-    told = diff if diff.strip() else f"no change: {text}"
-    return hashlib.sha256(_storable(told).encode()).hexdigest()
-
-
-def _storable(value: Any) -> Any:
-    """Models write half characters at times, which no file can hold."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 class Bank:
@@ -117,7 +48,7 @@ class Bank:
             # NORMAL: a killed process loses nothing; a power cut may, which runs something again.
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(SCHEMA)
         elif not Path(path).exists():
             raise UserError(f"{path}: no such bank; python -m research_env.search makes one")
         else:
@@ -155,7 +86,7 @@ class Bank:
 
     def add(self, proposal: Proposal, strategy: str = "", group: str = "", niche: str = "") -> int:
         """The new idea's number, in state `queued` and without runs. Raises Duplicate."""
-        proposal = Proposal(*map(_storable, proposal))
+        proposal = Proposal(*map(storable, proposal))
         digest = content_hash(proposal.diff, f"{proposal.title}\n{proposal.text}")
         with self.at_once():
             known = self._db.execute("SELECT id FROM ideas WHERE hash=?", (digest,)).fetchone()
@@ -255,12 +186,12 @@ class Bank:
         with self.at_once():
             self._db.execute(
                 "INSERT INTO repairs VALUES(?,?,?,?)",
-                (number, attempt, _storable(error), _storable(repair.diff)),
+                (number, attempt, storable(error), storable(repair.diff)),
             )
             # Its hash remains that of the change as proposed, which must not come again either.
             self._db.execute(
                 "UPDATE ideas SET diff=?, cost=cost+?, tokens=tokens+? WHERE id=?",
-                (_storable(repair.diff), repair.cost, repair.tokens, number),
+                (storable(repair.diff), repair.cost, repair.tokens, number),
             )
 
     def repairs(self, number: int) -> list[tuple[int, str, str]]:
@@ -305,7 +236,7 @@ class Bank:
 
     def finish(self, run: int, outcome: Outcome, log: str = "") -> Run:
         metrics = json.dumps(dict(outcome.metrics))
-        reason = _storable(outcome.reason)
+        reason = storable(outcome.reason)
         row = (outcome.state.value, outcome.score, outcome.seconds, reason, log, metrics)
         self._db.execute(
             "UPDATE runs SET state=?, score=?, seconds=?, reason=?, log=?, metrics=?, finished=? "
