@@ -193,7 +193,9 @@ class Campaign:
         if self.bank.count() + self._desk.wishes >= self.plan.ideas:
             return False
         waiting = len(self.bank.open_runs(QUEUED)) + self._desk.wishes
-        return waiting < self.scheduler.free + self.plan.ahead
+        # Of many slots one is always about to be free; a few ideas ready for them cost no insight.
+        ahead = max(self.plan.ahead, self.scheduler.slots // 16)
+        return waiting < self.scheduler.free + ahead
 
     def _baseline_runs(self) -> bool:
         """Ideas need not wait for all of its repetitions."""
