@@ -74,7 +74,8 @@ class Found(NamedTuple):
     place: int
     answer: Answer
     used: Spent
-    drawn: int  # tokens
+    read: int  # tokens of the prompt
+    drawn: int  # and of the answer
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class Model:
         self, engine: Engine, prompts: Sequence[Prompt], seed: str, bill: "Bill"
     ) -> Iterator[tuple[int, Answer]]:
         longest = 0  # answer so far
+        measured: list[tuple[Prompt, int]] = []
         open_ones: dict[int, Spent] = {}  # what is set aside for whom
         for place, prompt in enumerate(prompts):
             most = self._most(engine, prompt)
@@ -162,14 +164,16 @@ class Model:
         asked = prompts[: len(open_ones)]
         found = (self._thoughts if self.manner.forcing else self._completions)(engine, asked, seed)
         try:
-            for place, answer, used, drawn in found:
+            for place, answer, used, read, drawn in found:
                 longest = max(longest, drawn)
+                measured.append((prompts[place], read))
                 settle(place, used)
                 yield place, answer
         finally:
             found.close()
             for place in list(open_ones):
-                read = engine.prompt_tokens(prompts[place])
+                same = [read for prompt, read in measured if prompt == prompts[place]]
+                read = max(same, default=0) or engine.prompt_tokens(prompts[place])
                 settle(place, Spent(read + longest, engine.cost(read, longest)))
 
     def _most(self, engine: Engine, prompt: Prompt) -> Spent:
@@ -195,7 +199,7 @@ class Model:
                 used = Spent(c.prompt_tokens + c.new_tokens, c.cost)
                 used = used._replace(cost=c.cost or engine.cost(c.prompt_tokens, c.new_tokens))
                 answer = Answer(_answer(c.text), c.finish_reason != "length", c.error)
-                yield Found(int(c.id), answer, used, c.new_tokens)
+                yield Found(int(c.id), answer, used, c.prompt_tokens, c.new_tokens)
 
     def _thoughts(
         self, engine: Engine, prompts: Sequence[Prompt], seed: str
@@ -216,7 +220,7 @@ class Model:
                     parts = (piece,) if isinstance(piece, str) else piece
                     text = text.removeprefix("".join(p for p in parts if isinstance(p, str)))
                 answer = Answer(_answer(text), t.answer_tokens < forcing.answer_tokens, t.error)
-                yield Found(int(t.id), answer, Spent(read + new, engine.cost(read, new)), new)
+                yield Found(int(t.id), answer, Spent(read + new, engine.cost(read, new)), read, new)
 
 
 class Bill:
