@@ -66,10 +66,11 @@ def overhead(ideas: int) -> None:
     span = max(r.finished or 0 for r in runs) - min(r.started or 0 for r in runs)
     inside = statistics.median(run.seconds for run in runs)
     cpu = 1000 * (spent[1] - spent[0]) / ideas
+    load, cores = os.getloadavg()[0], os.cpu_count()
     print(
         f"overhead: {1000 * span / len(runs):.1f} ms of wall clock an idea, two at a time, of "
-        f"which a worker patches and scores for {1000 * inside:.1f} ms; {cpu:.1f} ms of CPU in all its "
-        f"processes ({len(runs)} ideas; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+        f"which a worker patches and scores for {1000 * inside:.1f} ms; {cpu:.1f} ms of CPU in all "
+        f"its processes ({len(runs)} ideas; load {load:.1f} on {cores} cores)"
     )
 
 
