@@ -91,8 +91,9 @@ def _code(env: Environment, code: Files, changed: str, must: bool) -> Section:
         if text is None:
             continue
         value = ALWAYS if must and editable else (_OWN_CODE if editable else _OTHER_CODE) - place
-        name = path if editable else f"{path} (may not be changed)"
-        pieces.append(Piece(path, quoting.block(name, text), value))
+        shown = quoting.guarded(quoting.line(path, 200))  # a candidate may have named it
+        name = shown if editable else f"{shown} (may not be changed)"
+        pieces.append(Piece(shown, quoting.block(name, text), value))
     return Section(f"The code{changed}", pieces)
 
 

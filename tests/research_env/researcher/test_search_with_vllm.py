@@ -126,7 +126,7 @@ def test_a_model_that_speaks_nonsense_drives_a_search_to_its_end(url, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     with Bank(tmp_path / "search" / "ideas.db") as bank:
         verdict = bank.get("verdict")
-        assert verdict["said"] in done.stdout and "none was significant" in verdict["said"]
+        assert verdict["said"] in done.stdout
         assert not verdict["significant"] and verdict["idea"] is None
         ideas = bank.ideas()[1:]
         assert len(ideas) == 4
