@@ -48,7 +48,8 @@ def _mapping(user: int) -> int:
                 file.write(f"0 {user} 1\n1 1 {user - 1}\n")
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.close(told), os.close(tell)
+        os.close(told)
+        os.close(tell)
         os.kill(child, 9)
         os.waitpid(child, 0)
 

@@ -1,6 +1,8 @@
 """Programs for sandboxes, and how to say what came of them."""
 
+import contextlib
 import os
+import time
 import uuid
 from pathlib import Path
 
@@ -43,6 +45,23 @@ def running(marker):
         except OSError:
             pass
     return [pid for pid in found if pid != os.getpid()]
+
+
+def sleeping(marker):
+    """Those of them that sleep, not who has the marker among its arguments for another reason."""
+    found = []
+    for pid in running(marker):
+        with contextlib.suppress(OSError):
+            if "sleep" in Path(f"/proc/{pid}/comm").read_text():
+                found.append(pid)
+    return found
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @pytest.fixture

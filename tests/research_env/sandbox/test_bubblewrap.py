@@ -5,11 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from sandbox_cases import *  # noqa: F403
-from sandbox_programs import SMALL, daemon, running
+from sandbox_programs import SMALL, daemon, sleeping, wait_until
 
 from research_env.sandbox import bubblewrap, factory
 from research_env.sandbox.protocol import Ended, Resource
@@ -26,26 +25,6 @@ from research_env.sandbox.protocol import Limits, Resource
 with factory("bubblewrap")(Resource(), {}) as sandbox:
     sandbox.exec(["bash", "-c", sys.argv[1]], Limits(wall_seconds=600))
 """
-
-
-def wait_until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def sleeping(marker):
-    """Without the harness, which has the marker among its arguments too."""
-    return [pid for pid in running(marker) if b"sleep" in comm(pid)]
-
-
-def comm(pid):
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
 
 
 def test_nothing_outlives_a_harness_that_is_killed(marker):

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from sandbox_cases import *  # noqa: F403
-from sandbox_programs import SMALL, daemon, running, said
+from sandbox_programs import SMALL, daemon, said, sleeping, wait_until
 from slurm import slurm_cluster
 
 from research_env.sandbox import factory, slurm
@@ -30,13 +29,6 @@ def kind(tmp_path_factory):
 def states():
     done = subprocess.run(["squeue", "--noheader", "--format=%T"], capture_output=True, text=True)
     return done.stdout.split()
-
-
-def wait_until(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_job_asks_for_what_its_program_may_use():
@@ -103,15 +95,11 @@ with factory("slurm")(Resource(), {}) as sandbox:
 
 
 def test_a_job_ends_with_a_harness_that_is_killed(kind, marker):
-    def sleeping():
-        comms = [Path(f"/proc/{pid}/comm") for pid in running(marker)]
-        return [path for path in comms if path.exists() and "sleep" in path.read_text()]
-
     harness = subprocess.Popen([sys.executable, "-c", HARNESS, f"{daemon(marker)} sleep 999"])
-    wait_until(sleeping)
+    wait_until(lambda: sleeping(marker))
     harness.kill()
     harness.wait()
-    wait_until(lambda: not sleeping() and not states())
+    wait_until(lambda: not sleeping(marker) and not states())
 
 
 def test_without_slurm_the_package_is_named(monkeypatch, tmp_path):
