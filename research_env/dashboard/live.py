@@ -127,7 +127,7 @@ class Live:
             version, running = self._reader.version(), snapshot.is_running(self.workdir)
             if (version, running) == (self._version, self._running):
                 return
-            begun = time.monotonic()
+            begun, worked = time.monotonic(), time.thread_time()
             found = self._reader.snapshot()
             self._version, self._running, self._trouble = version, running, ""
         except (sqlite3.Error, OSError, UserError) as error:
@@ -139,7 +139,7 @@ class Live:
                 self._tell()
             return
         self._take(found, compare(found))
-        took = time.monotonic() - begun
+        took = time.thread_time() - worked  # not what other programs took meanwhile
         self._next_reading = begun + max(LEAST_SECONDS, took / SHARE)
 
     def _version_known(self) -> bool:
