@@ -90,3 +90,9 @@ def test_research_has_overhead_slots_and_strategies():
     assert lines[0].startswith("overhead: ") and "ms of CPU" in lines[0]
     assert lines[1].startswith("slots: ")
     assert sum(line.startswith("  12 ideas ") for line in lines) == 6
+
+
+def test_research_dashboard_has_the_time_from_an_ideas_end():
+    page, end, each, report = bench("research_dashboard", "--ideas=12", "--repeats=1")
+    assert page.startswith("page of 12 ideas: ") and report.startswith("report: ")
+    assert end.startswith("end to dashboard: median ") and each.startswith("processor time ")

@@ -132,7 +132,9 @@ def _luck(
 def _best_of_n(
     places: list[int], ended: list[Row], base: float | None, snapshot: Snapshot
 ) -> Band | None:
-    """Nothing where the search is itself no more than that."""
+    """As far as there are fresh ideas: the best of more than were seen is not known. Nothing where
+    the search is itself no more than that.
+    """
     fresh = [row for row in ended if row.kind == FRESH]
     if len(fresh) < FEWEST_FRESH or len(fresh) > 0.95 * len(ended):
         return None
@@ -149,7 +151,7 @@ def _best_of_n(
         value = worst_first[rank] if rank >= 0 else weakest
         return value if snapshot.better(value, weakest) else weakest
 
-    return _band(places, quantile)
+    return _band([n for n in places if n < len(fresh)] + [len(fresh)], quantile)
 
 
 def _band(places: list[int], quantile: Callable[[float], float]) -> Band:

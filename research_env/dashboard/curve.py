@@ -60,7 +60,7 @@ def _note(compared: Comparison) -> str:
     if compared.best_of_n:
         said.append(
             "Best of n: the best of as many ideas drawn from this search's own fresh ones, which "
-            "is what it would have found without learning."
+            "is what it would have found without learning, drawn as far as there are fresh ones."
         )
     return " ".join(said)
 

@@ -83,7 +83,7 @@ def figures(snapshot: Snapshot, compared: Comparison) -> dict[str, Any]:
         "best_interval": None if best is None or best.score is None or compared.error is None
         else [best.score - compared.error, best.score + compared.error],
         "luck_alone": at(compared.luck, n) if compared.luck else None,
-        "best_of_n": at(compared.best_of_n, n) if compared.best_of_n else None,
+        "best_of_n": _best_of_n(compared),
         "best_so_far": [[step.n, step.score, step.row.id] for step in compared.steps],
         "best_ideas": [{name: getattr(row, name) for name in names} for row in ran[:20]],
         "retests": [
@@ -92,6 +92,13 @@ def figures(snapshot: Snapshot, compared: Comparison) -> dict[str, Any]:
             for found in snapshot.retests
         ],
     }  # fmt: skip
+
+
+def _best_of_n(compared: Comparison) -> dict[str, Any] | None:
+    band = compared.best_of_n
+    if band is None:
+        return None
+    return {"n": band.n[-1], "score": band.middle[-1], "low": band.low[-1], "high": band.high[-1]}
 
 
 def finite(value: Any) -> Any:

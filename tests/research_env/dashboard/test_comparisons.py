@@ -52,7 +52,8 @@ def test_best_of_n_is_that_of_the_fresh_ideas_where_a_failed_one_leaves_the_base
         for _ in range(4000)
     )
     assert band.middle[4] == pytest.approx(statistics.median(best), abs=0.02)
-    assert band.low[0] == 1.0 and band.high[-1] == max(x for x in fresh if x is not None)
+    assert band.n == list(range(1, 41)) and band.low[0] == 1.0
+    assert band.high[-1] == max(x for x in fresh if x is not None)
 
 
 def test_a_search_that_is_best_of_n_is_not_compared_with_itself():
