@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from mmap import PROT_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,10 @@ from research_env.referee import judge
 from research_env.sandbox.protocol import SandboxFactory
 from research_env.targets import Targets
 
-_WINDOW = 64  # bytes of a label file that no file of the candidate's may hold
+_WINDOW = 64  # bytes of a label file
 _PATIENCE = 60.0  # seconds for an attack that is not about time
-_WINDOWS = 200  # of each label file
+_WINDOWS = 32  # of each split
+_MOST_DATA = 1 << 30  # bytes of a file that are searched for them
 _TOP = 3  # ideas that a search runs again, for the room that the noise leaves
 
 
@@ -90,19 +92,18 @@ class Audit:
             yield Finding("splits", True, f"{len(seen)} files of labels, no two the same")
 
     def leak(self, labels: Mapping[str, Path]) -> str | None:
+        """Where a split's labels can be read by the candidate; some words in common are no leak."""
         environment = self.environment
         given = [environment.code] + ([environment.data] if environment.data else [])
-        texts = {place / path: None for place in given for path in tree.listed(place)}
-        for path in texts:
-            data = path.read_bytes()
-            for split, place in labels.items():
-                for name in tree.listed(place):
-                    secret = (place / name).read_bytes()
-                    step = max(len(secret) // _WINDOWS, _WINDOW)
-                    for at in range(0, len(secret) - _WINDOW, step):
-                        window = secret[at : at + _WINDOW]
-                        if len(set(window)) > 8 and window in data:
-                            return f"{path} holds a part of {split}/{name}"
+        for path in (place / path for place in given for path in tree.listed(place)):
+            if not path.stat().st_size:
+                continue
+            with path.open("rb") as file, mmap(file.fileno(), 0, prot=PROT_READ) as data:
+                for split, place in labels.items():
+                    windows = _windows(place)
+                    found = [name for name, text in windows if data.find(text, 0, _MOST_DATA) >= 0]
+                    if len(found) > 0.1 * len(windows):
+                        return f"{path} holds a part of {split}/{found[0]}"
         return None
 
     def honest_runs(self, runs: int) -> Iterator[Finding]:
@@ -258,6 +259,22 @@ class Audit:
     def printed(self) -> str:
         logs = [self.folder / "run" / f"{name}.log" for name in ("run", "predict")]
         return "".join(log.read_text(errors="replace") for log in logs if log.exists())
+
+
+def _windows(place: Path) -> list[tuple[str, bytes]]:
+    """Some pieces of what a folder's files hold, and whose."""
+    found = []
+    paths = tree.listed(place)
+    for path in paths:
+        with (place / path).open("rb") as file:
+            size = file.seek(0, 2)
+            step = max(size * len(paths) // _WINDOWS, _WINDOW)
+            for at in range(0, size - _WINDOW, step):
+                file.seek(at)
+                text = file.read(_WINDOW)
+                if len(set(text)) > 8:  # else it may be anywhere
+                    found.append((path, text))
+    return found
 
 
 def _told(outcome: Outcome) -> str:

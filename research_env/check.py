@@ -25,7 +25,7 @@ from research_env.env import load
 
 SIZE = flags.DEFINE_string("size", "laptop", "Of env.toml's [sizes].", allow_override=True)
 SANDBOX = flags.DEFINE_string(
-    "sandbox", "bubblewrap", "Where candidates run: research_env/sandbox.", allow_override=True
+    "sandbox", None, "bubblewrap (usual), docker, slurm, ray or subprocess.", allow_override=True
 )
 UNSAFE = flags.DEFINE_bool(
     "unsafe", False, "Allows --sandbox=subprocess, which protects nothing.", allow_override=True
@@ -35,7 +35,7 @@ RUNS = flags.DEFINE_integer("runs", 5, "Of the baseline, to measure its noise.",
 
 def main(name_or_path: str) -> None:
     environment = load(name_or_path, SIZE.value)
-    factory = sandboxes.factory(SANDBOX.value, UNSAFE.value)
+    factory = sandboxes.factory(SANDBOX.value or "bubblewrap", UNSAFE.value)
     with cli.ending_at_interrupt():  # SciPy is imported here, and not for --help
         from research_env.audit import Audit, Finding
     start = time.monotonic()

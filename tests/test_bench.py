@@ -96,3 +96,9 @@ def test_research_dashboard_has_the_time_from_an_ideas_end():
     page, end, each, report = bench("research_dashboard", "--ideas=12", "--repeats=1")
     assert page.startswith("page of 12 ideas: ") and report.startswith("report: ")
     assert end.startswith("end to dashboard: median ") and each.startswith("processor time ")
+
+
+def test_promotions_tells_for_each_number_of_seeds_how_often():
+    lines = bench("promotions", "--searches=3")
+    assert [line.split(",")[0] for line in lines] == ["3 seeds", "5 seeds", "8 seeds"]
+    assert all("5 sd " in line for line in lines)
