@@ -9,18 +9,19 @@ not depend on tokens after t, nor on the other rows of the batch: the evaluator 
 Shapes: B batch, T time, D width, H heads, V vocabulary.
 """
 
-import functools
 import importlib
 import itertools
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.nn import dot_product_attention as attention
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 settings = importlib.import_module(os.environ.get("SETTINGS", "laptop"))
@@ -29,6 +30,7 @@ ARTIFACT = Path(os.environ.get("ARTIFACT", "artifact"))
 BUDGET_SECONDS = float(os.environ.get("BUDGET_SECONDS", "15"))
 STEPS = int(os.environ.get("STEPS", "0"))  # if given: as many, whatever the time; for smoke runs
 CPU_CLOCK = os.environ.get("CLOCK", "cpu") == "cpu"
+ON_GPU = jax.default_backend() == "gpu"
 STARTED = 0.0 if CPU_CLOCK else time.monotonic()
 
 
@@ -42,7 +44,7 @@ def spent() -> float:
 
 def initialize(key: jax.Array) -> dict:
     s = settings
-    keys = map(functools.partial(jax.random.fold_in, key), itertools.count())
+    keys = map(partial(jax.random.fold_in, key), itertools.count())
 
     def dense(fan_in: int, fan_out: int, scale: float) -> dict:
         matrix = scale * jax.random.normal(next(keys), (fan_in, fan_out))
@@ -84,8 +86,8 @@ def attend(p: dict, x: jax.Array) -> jax.Array:
     b, t, d = x.shape
     heads = (b, t, settings.heads, d // settings.heads)
     query, key, value = (part.reshape(heads) for part in jnp.split(linear(p["qkv"], x), 3, -1))
-    flash = "cudnn" if jax.default_backend() == "gpu" else None
-    mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation=flash)
+    fused = partial(attention, implementation="cudnn") if ON_GPU else attention
+    mixed = fused(query, key, value, is_causal=True)
     return linear(p["attention_out"], mixed.reshape(b, t, d))
 
 
@@ -138,7 +140,7 @@ optimizer = optax.chain(
 )
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
+@partial(jax.jit, donate_argnums=(0, 1))
 def train_step(parameters: dict, moments: tuple, rows: jax.Array, rate: jax.Array) -> tuple:
     """One update by rows [A, B, T + 1]; the A parts are gone through one after another."""
 
@@ -174,7 +176,7 @@ def windows(shards: list[np.ndarray], count: int, draw: np.random.Generator) -> 
 
 def save(parameters: dict) -> None:
     ARTIFACT.mkdir(exist_ok=True)
-    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(parameters))}
+    leaves: dict = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(parameters))}
     np.savez(ARTIFACT / "parameters.npz", **leaves)
 
 

@@ -89,7 +89,9 @@ class Probe(NamedTuple):
     unseen_loss: float  # of true tokens that are nowhere in the inputs
 
 
-def probe(model: Factors, twins: Factors, rows: np.ndarray, of: np.ndarray, looks: np.ndarray):
+def probe(
+    model: Factors, twins: Factors, rows: np.ndarray, of: np.ndarray, looks: np.ndarray
+) -> Probe:
     """`of` is the row of each twin, `looks` the positions to compare, the last common one first."""
     most, leaks, losses = 0.0, [], []
     for twin, (row, positions) in enumerate(zip(of, looks, strict=True)):
