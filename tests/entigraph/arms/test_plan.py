@@ -1,10 +1,19 @@
 """What a study refuses before it begins."""
 
+import dataclasses
+
 import pytest
 
-from entigraph.arms.plan import chosen_methods, chosen_shares, refuse
+from entigraph.arms.plan import (
+    chosen_methods,
+    chosen_shares,
+    refuse,
+    refuse_other_study,
+    write_identity,
+)
 from entigraph.arms.stages import Given
-from sbp_jax.config import DataConfig, Experiment, StudyConfig
+from entigraph.generation.stages import Limits
+from sbp_jax.config import DataConfig, Experiment, StudyConfig, TrainConfig
 from sbp_jax.errors import UserError
 
 
@@ -46,3 +55,16 @@ def test_shares_end_with_everything(shares, said):
     with pytest.raises(UserError, match=said):
         chosen_shares(Experiment(study=StudyConfig(shares=shares)))
     assert chosen_shares(Experiment(study=StudyConfig(shares="1, 0.5"))) == [0.5, 1]
+
+
+def test_a_workdir_is_of_one_study_to_which_methods_and_limits_may_be_added(tmp_path):
+    refuse_other_study(Experiment(), Given(), tmp_path)
+    first = Experiment(train=TrainConfig(tokens=5120))
+    write_identity(first, Given(), tmp_path)
+    more = dataclasses.replace(first, study=StudyConfig(methods="raw,qa", shares="0.5,1"))
+    refuse_other_study(more, Given(limits=Limits(max_tokens=9)), tmp_path)
+    other = dataclasses.replace(first, train=TrainConfig(tokens=5632))
+    with pytest.raises(UserError, match="config.train.tokens: 5120 -> 5632.*use another"):
+        refuse_other_study(other, Given(), tmp_path)
+    with pytest.raises(UserError, match="engine: 'none' -> 'jax'"):
+        refuse_other_study(first, Given(engine="jax"), tmp_path)
