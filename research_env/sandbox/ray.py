@@ -60,8 +60,8 @@ class Ray(Staged):
         try:
             with self.when_killed(lambda: ray.cancel(reference)):
                 left, files = ray.get(reference)
-        except errors.TaskCancelledError:
-            return Left(ended(Ended.KILLED, "killed"))
+        except errors.TaskCancelledError:  # by us, or else by someone who is not the program
+            return Left(ended(Ended.INFRASTRUCTURE, "Ray: the task was cancelled"))
         except errors.RayError as error:
             lines = str(error).strip().splitlines()
             return Left(ended(Ended.INFRASTRUCTURE, f"Ray: {lines[-1] if lines else error!r}"))

@@ -164,7 +164,9 @@ def test_it_serves_again_after_each_kind_of_end(sandbox):
     assert said(run(sandbox, "echo fine")) == "fine\n"
 
 
-def test_it_is_killed_from_another_thread(sandbox, marker):
+def test_it_is_killed_from_another_thread(sandbox, marker, tmp_path):
+    said(run(sandbox, "echo kept > file"))
+
     def kill():
         while not running(marker):
             time.sleep(0.02)
@@ -176,6 +178,8 @@ def test_it_is_killed_from_another_thread(sandbox, marker):
     killer.join()
     assert executed.ended is Ended.KILLED and executed.seconds < 60
     assert not running(marker)
+    sandbox.read_out("file", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept\n"
 
 
 def test_once_killed_it_runs_nothing_more(sandbox, tmp_path):
