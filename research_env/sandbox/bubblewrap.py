@@ -22,6 +22,7 @@ from research_env.sandbox.paths import (
     OWN_FILES,
     SYSTEM,
     check_paths,
+    covered,
     environment,
     python_folder,
     pythons,
@@ -62,6 +63,9 @@ def bubblewrap(resource: Resource, read_only: Mapping[str, Path]) -> Held:
     for source, path in pythons():
         outer += [*_folders(str(PurePosixPath(path).parent)), "--ro-bind", source, path]
         inner += [*_folders(str(PurePosixPath(path).parent)), "--ro-bind", path, path]
+    for path in covered():
+        outer += ["--tmpfs", path, "--remount-ro", path]
+        inner += ["--tmpfs", path, "--remount-ro", path]
     inside = f"{LIBRARY}/research_env/sandbox/inside.py"
     inner += ["--ro-bind", inside, "/run/inside.py", "--remount-ro", "/", "--chdir", "/work"]
     return Held(

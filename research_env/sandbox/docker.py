@@ -21,6 +21,7 @@ from research_env.sandbox.paths import (
     OF_ETC,
     OWN_FILES,
     SYSTEM,
+    covered,
     environment,
     python_folder,
     pythons,
@@ -217,6 +218,7 @@ def container(
     given += [(str(source.resolve()), path) for path, source in sorted(read_only.items())]
     for source, path in given:
         command += ["--mount", f"type=bind,source={source},target={path},readonly"]
+    command += [f"--tmpfs={path}:ro" for path in covered()]
     return [*command, IMAGE]
 
 

@@ -16,6 +16,7 @@ OF_SYS = (
     "/sys/devices/system/node",
     "/sys/kernel/mm/transparent_hugepage",
 )
+PACKAGE = Path(__file__).absolute().parents[1]  # research_env
 OWN_FILES = ("passwd", "group", "hosts", "nsswitch.conf")  # etc/ beside this file
 RESERVED = ("/usr", "/bin", "/sbin", "/lib", "/etc", "/proc", "/dev", "/sys", "/tmp", "/run", VENV)
 
@@ -51,6 +52,20 @@ def pythons() -> list[tuple[str, str]]:
     if sys.prefix != sys.base_prefix:
         found.append((sys.prefix, VENV))
     return found
+
+
+def covered() -> list[str]:
+    """Where our own package would be seen, if it is installed where Python's are: with it would be
+    the evaluators and the labels of the environments that ship.
+    """
+    places = [*pythons(), *((path, path) for path in SYSTEM)]
+    inside = [
+        str(PurePosixPath(path) / package.relative_to(source))
+        for package in {PACKAGE, PACKAGE.resolve()}
+        for source, path in places
+        if package.is_relative_to(source)
+    ]
+    return sorted(set(inside))
 
 
 def python_folder() -> str:

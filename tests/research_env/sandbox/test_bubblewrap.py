@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from sandbox_cases import *  # noqa: F403
 from sandbox_programs import SMALL, daemon, sleeping, wait_until
 
-from research_env.sandbox import bubblewrap, factory
+from research_env.sandbox import bubblewrap, factory, paths
 from research_env.sandbox.protocol import Ended, Resource
 from research_env.sandbox.watch import descendants
 from sbp_jax.errors import UserError
@@ -19,6 +20,7 @@ KIND = "bubblewrap"
 
 HARNESS = """
 import sys
+from pathlib import Path
 from research_env.sandbox import factory
 from research_env.sandbox.protocol import Limits, Resource
 
@@ -69,3 +71,17 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path):
 def test_an_unknown_kind_is_refused_with_those_there_are():
     with pytest.raises(UserError, match="'chroot'.*bubblewrap, docker, slurm, ray, subprocess"):
         factory("chroot")
+
+
+def test_our_own_package_is_not_seen_where_python_s_packages_are(monkeypatch):
+    """As it would be if installed there, with evaluators and labels; another package stands in."""
+    import hypothesis
+
+    monkeypatch.setattr(paths, "PACKAGE", Path(hypothesis.__file__).parent)
+    (place,) = paths.covered()
+    with factory("bubblewrap")(Resource(), {}) as sandbox:
+        look = f"ls -A {place}; touch {place}/x; python -c 'import absl, hypothesis.errors'"
+        done = sandbox.exec(["bash", "-c", look], SMALL)
+    assert done.stdout == b""
+    assert b"Read-only file system" in done.stderr
+    assert b"No module named 'hypothesis.errors'" in done.stderr
