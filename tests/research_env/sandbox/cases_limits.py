@@ -149,7 +149,7 @@ def test_shared_memory_is_limited_as_disk(sandbox):
 
 def test_the_number_of_files_is_limited(sandbox):
     script = "import os\nfor i in range(20_000): os.close(os.open(str(i), os.O_CREAT))"
-    assert b"No space left" in python(sandbox, script).stderr
+    assert b"No space left" in python(sandbox, script, disk_mb=1).stderr
 
 
 def test_what_was_copied_in_does_not_count_as_written(sandbox, tmp_path):
