@@ -86,6 +86,10 @@ class Campaign:
         for state in (QUEUED, RUNNING):
             for idea in self.bank.ideas(state):
                 self._settle(idea.id)
+        for number in (0, *self.bank.get("finalists", ())):
+            for split in (SELECTION, FINAL):
+                for run in self._last(number, split):
+                    self._retry(run)
 
     def step(self, seconds: float | None) -> bool:
         """Begins what can begin and waits for the next event; whether there is more to do."""
@@ -249,15 +253,15 @@ class Campaign:
 
     def _settle(self, number: int) -> None:
         """What follows for an idea whose runs have ended: another attempt, a repair, or its end."""
-        last = {run.seed: run for run in self.bank.runs(number, SEARCH)}.values()
-        for run in last:
+        for run in self._last(number, SEARCH):
             self._retry(run)
-        last = {run.seed: run for run in self.bank.runs(number, SEARCH)}.values()
+        last = self._last(number, SEARCH)
         if not last or any(run.state in (QUEUED, RUNNING) for run in last):
             return
         failed = next((run for run in last if run.state in REPAIRABLE), None)
-        may = number and len(self.bank.repairs(number)) < self.plan.repairs and not self.draining
-        if failed and may and number not in self._desk.repairing:
+        if failed and number and len(self.bank.repairs(number)) < self.plan.repairs:
+            if self.draining or number in self._desk.repairing:
+                return  # after the next start; or when the answer comes
             self._desk.repair(number, _proposal(self.bank.idea(number)), self._error_of(failed))
             return
         self._conclude(number)
@@ -282,6 +286,10 @@ class Campaign:
             self.bank.set("baseline", {SEARCH: idea.score})
         self._strategy.told(idea)
         self._told(idea)
+
+    def _last(self, number: int, split: str) -> list[Run]:
+        """Attempts, of each seed."""
+        return list({run.seed: run for run in self.bank.runs(number, split)}.values())
 
     def _retry(self, run: Run) -> None:
         """Of failures of ours only, and not for ever."""
