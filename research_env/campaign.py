@@ -6,40 +6,23 @@ the baseline on a third), `done`. No state is kept here that a killed process wo
 """
 
 import random
-import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from research_env import confirm
-from research_env.bank import FINAL, QUEUED, RUNNING, SEARCH, SELECTION, Bank, Duplicate, Idea, Run
+from research_env.attempts import Attempts
+from research_env.bank import FINAL, QUEUED, RUNNING, SEARCH, SELECTION, Bank, Duplicate, Idea
 from research_env.desk import Answer, Desk
 from research_env.env import Environment, seed_of
 from research_env.outcome import State
+from research_env.plan import Plan
 from research_env.researcher.interface import BASELINE, Proposal, Strategy, Want
 from research_env.researcher.niches import niche_of
 from research_env.scheduler import Scheduler
 from sbp_jax.errors import UserError
 
 DONE = "done"
-REPAIRABLE = (State.PATCH_FAILED, State.CRASHED, State.OUT_OF_MEMORY, State.INVALID_METRIC)
 _FRUITLESS = 50  # wishes in a row without a new idea: the researcher has no more
-_HOPELESS = 8  # runs in a row that failed for the harness's reasons: it needs mending
-
-
-class Plan(NamedTuple):
-    """What a person may set, and change from one start to the next."""
-
-    seed: int
-    ideas: int
-    max_hours: float = 0.0  # 0: no cap
-    max_cost: float = 0.0
-    baseline_runs: int = 3
-    top: int = 3  # ideas that are run again on the selection split
-    repairs: int = 2  # of one idea
-    retries: int = 2  # of one run, for the harness's failures
-    ahead: int = 0  # ideas that wait for a slot, where thinking takes long
-    call: int = 1  # ideas that are wished for under one context, as a model writes them at once
 
 
 class Campaign:
@@ -57,8 +40,8 @@ class Campaign:
     ):
         self.bank, self.environment, self.scheduler = bank, environment, scheduler
         self._desk, self._strategy, self.plan, self._told = desk, strategy, plan, told
-        self.draining = False  # finish what runs, begin nothing
-        self._hopeless = 0
+        workdir = scheduler.runs_dir.parent
+        self._attempts = Attempts(bank, desk, plan, workdir, self._concluded)
         self._purse_is_empty = False
         self._want: Want | None = None
         self._since, self._spent = time.monotonic(), float(bank.get("spent_seconds", 0.0))
@@ -76,20 +59,27 @@ class Campaign:
     def spent_cost(self) -> float:
         return self.bank.cost()
 
+    @property
+    def draining(self) -> bool:
+        """Finishes what runs, begins nothing."""
+        return self._attempts.draining
+
+    def drain(self) -> None:
+        self._attempts.draining = True
+
     def begin(self) -> None:
         """Looks after what an earlier process left."""
         self._add_baseline()
         for idea in self.bank.ended():
             self._strategy.told(idea)
         for run in self.scheduler.adopt():
-            self._ended(run)
+            self._attempts.ended(run)
         for state in (QUEUED, RUNNING):
             for idea in self.bank.ideas(state):
-                self._settle(idea.id)
+                self._attempts.settle(idea.id)
         for number in (0, *self.bank.get("finalists", ())):
             for split in (SELECTION, FINAL):
-                for run in self._last(number, split):
-                    self._retry(run)
+                self._attempts.retry(number, split)
 
     def step(self, seconds: float | None) -> bool:
         """Begins what can begin and waits for the next event; whether there is more to do."""
@@ -99,7 +89,7 @@ class Campaign:
         if not (self.scheduler.running or self._desk.wishes or self._desk.repairing):
             return not self.draining and self._advance()
         for run in self.scheduler.wait(self._patience(seconds)):
-            self._ended(run)
+            self._attempts.ended(run)
         for answer in self._desk.answers():
             self._answered(answer)
         self.bank.set("spent_seconds", self.spent_seconds)
@@ -107,9 +97,9 @@ class Campaign:
 
     def leave(self) -> None:
         """At once: what runs is ended and goes back into the queue."""
-        self.draining = True
+        self.drain()
         for run in self.scheduler.stop():
-            self._ended(run)
+            self._attempts.ended(run)
         self.bank.set("spent_seconds", self.spent_seconds)
 
     def time_left(self) -> float:
@@ -220,7 +210,7 @@ class Campaign:
         self._purse_is_empty |= answer.spent
         if answer.want is None:
             assert answer.idea is not None
-            self._repaired(answer.idea, answer.error, answer.proposal)
+            self._attempts.repaired(answer.idea, answer.error, answer.proposal)
             return
         want, proposal = answer.want, answer.proposal
         if answer.spent:
@@ -239,70 +229,9 @@ class Campaign:
                     self.bank.set("refused", self.bank.get("refused", 0) + 1)
             self.bank.set("fruitless", fruitless)
 
-    def _ended(self, run: Run) -> None:
-        self._hopeless = self._hopeless + 1 if run.state == State.INFRASTRUCTURE else 0
-        if run.split == SEARCH:
-            self._settle(run.idea)
-        else:
-            self._retry(run)
-        if self._hopeless >= _HOPELESS:
-            raise UserError(
-                f"{self._hopeless} runs in a row failed for reasons of the harness, the last one: "
-                f"{run.reason}; mend that and give the same command again"
-            )
-
-    def _settle(self, number: int) -> None:
-        """What follows for an idea whose runs have ended: another attempt, a repair, or its end."""
-        for run in self._last(number, SEARCH):
-            self._retry(run)
-        last = self._last(number, SEARCH)
-        if not last or any(run.state in (QUEUED, RUNNING) for run in last):
-            return
-        failed = next((run for run in last if run.state in REPAIRABLE), None)
-        if failed and number and len(self.bank.repairs(number)) < self.plan.repairs:
-            if self.draining or number in self._desk.repairing:
-                return  # after the next start; or when the answer comes
-            self._desk.repair(number, _proposal(self.bank.idea(number)), self._error_of(failed))
-            return
-        self._conclude(number)
-
-    def _repaired(self, number: int, error: str, repair: Proposal | None) -> None:
-        if repair is None or not repair.diff.strip():
-            self._conclude(number)
-            return
-        runs = self.bank.runs(number, SEARCH)
-        attempt = max(run.attempt for run in runs) + 1
-        with self.bank.at_once():
-            self.bank.repaired(number, attempt, error, repair)
-            for seed in sorted({run.seed for run in runs}):
-                self.bank.enqueue(number, SEARCH, seed, attempt)
-
-    def _conclude(self, number: int) -> None:
-        idea = self.bank.conclude(number)
-        assert idea is not None
-        if number == 0 and idea.state == State.OK:
-            scores = [r.score for r in self.bank.runs(0, SEARCH) if r.score is not None]
-            self.bank.set("noise", statistics.stdev(scores) if len(scores) > 1 else None)
-            self.bank.set("baseline", {SEARCH: idea.score})
+    def _concluded(self, idea: Idea) -> None:
         self._strategy.told(idea)
         self._told(idea)
-
-    def _last(self, number: int, split: str) -> list[Run]:
-        """Attempts, of each seed."""
-        return list({run.seed: run for run in self.bank.runs(number, split)}.values())
-
-    def _retry(self, run: Run) -> None:
-        """Of failures of ours only, and not for ever."""
-        if run.state != State.INFRASTRUCTURE:
-            return
-        same = [r for r in self.bank.runs(run.idea, run.split) if r.seed == run.seed]
-        if sum(r.state == State.INFRASTRUCTURE for r in same) <= self.plan.retries:
-            self.bank.enqueue(run.idea, run.split, run.seed, max(r.attempt for r in same) + 1)
-
-    def _error_of(self, run: Run) -> str:
-        log = self.scheduler.runs_dir.parent / run.log
-        printed = log.read_text(errors="replace")[-4000:] if run.log and log.exists() else ""
-        return f"{run.state}: {run.reason}\n{printed}".strip()
 
     def _enqueue(self, idea: int, split: str, runs: int) -> None:
         for index in range(runs):
@@ -327,7 +256,3 @@ class Campaign:
         bounds = [b for b in (seconds, left if left > 0 else None) if b is not None]
         shortest = min(bounds, default=float("inf"))
         return None if shortest == float("inf") else shortest
-
-
-def _proposal(idea: Idea) -> Proposal:
-    return Proposal(idea.title, idea.text, idea.diff, idea.parents, idea.kind, idea.author)

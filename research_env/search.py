@@ -127,7 +127,7 @@ def start(
             while campaign.step(TICK_SECONDS if live.terminal else None):
                 live.show(campaign)
                 if signals.drain:
-                    campaign.draining = True
+                    campaign.drain()
                 if signals.end:
                     campaign.leave()
                     raise KeyboardInterrupt  # told, and turned into exit code 130, by `cli.run`

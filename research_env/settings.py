@@ -12,9 +12,10 @@ from pathlib import Path
 from research_env import inline, patch
 from research_env import tree as trees
 from research_env.bank import NAME, Bank
-from research_env.campaign import DONE, Plan
+from research_env.campaign import DONE
 from research_env.env import Environment, load
 from research_env.inventory import Inventory, elsewhere, of_this_machine
+from research_env.plan import Plan
 from research_env.researcher.interface import Researcher
 from research_env.researcher.mutator import Mutator
 from research_env.sandbox import factory
