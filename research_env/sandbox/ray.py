@@ -27,8 +27,10 @@ def connect() -> Any:
     except ImportError as error:
         raise UserError('the ray sandbox needs: pip install "sbp_jax[ray]"') from error
     if not ray.is_initialized():
-        where = {} if "RAY_ADDRESS" in os.environ else {"address": "local"}
-        ray.init(**where, include_dashboard=False, logging_level=logging.WARNING)
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(logging_level=logging.WARNING)
+        else:
+            ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
     return ray
 
 
