@@ -19,7 +19,8 @@ def start(specification: Specification) -> int:
     """The candidate, in a process of its own."""
     if pid := os.fork():
         return pid
-    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):  # Python changed them for itself
+    # Python ignores some for itself, and who started the harness (nohup) may have ignored others.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     command = specification["command"]
     try:
