@@ -182,11 +182,10 @@ def save(parameters: dict) -> None:
 
 
 def restore() -> dict:
-    places = jax.tree.structure(initialize(0))
+    empty = initialize(0)
     with np.load(ARTIFACT / "parameters.npz", allow_pickle=False) as file:
-        return jax.tree.unflatten(
-            places, [jnp.asarray(file[str(i)]) for i in range(places.num_leaves)]
-        )
+        leaves = [jnp.asarray(file[str(i)]) for i in range(len(jax.tree.leaves(empty)))]
+    return jax.tree.unflatten(jax.tree.structure(empty), leaves)
 
 
 def main() -> None:
