@@ -189,6 +189,8 @@ def _hunk(lines: list[str], i: int, number: int) -> tuple[Hunk, int]:
         start = first if old == 0 else max(first - 1, 0)
         label += f" (line {first})"
     body, end = counted or _recounted(lines, i + 1)
+    if counted is None and _is_cut(lines, end):
+        raise Unreadable(f"{label}: {lines[end]!r} begins with neither a space nor + nor -")
     if not any(tag in "+-" for tag, _ in body):
         raise Unreadable(
             f"{label}: it changes nothing; lines to add begin with +, to remove with -"
@@ -217,9 +219,12 @@ def _counted(
     if i < len(lines) and lines[i].startswith("\\"):
         _add(body, lines[i])
         i += 1
-    more = i < len(lines) and lines[i][:1] in ("+", "-", " ")
-    if more and lines[i] != "-- " and not _begins_file(lines, i):
-        return None
+    after = i
+    while after < len(lines) and not lines[after]:  # a line of context may have lost its space
+        after += 1
+    more = after < len(lines) and lines[after][0] in "+- " and not _begins_file(lines, after)
+    if more and lines[after] != "-- ":
+        return None  # its counts were too small
     return body, i
 
 
@@ -232,6 +237,17 @@ def _recounted(lines: list[str], i: int) -> tuple[list[tuple[str, str]], int]:
         blank = 0 if lines[i] else blank + 1
         i += 1
     return body[: len(body) - blank], i
+
+
+def _is_cut(lines: list[str], i: int) -> bool:
+    """Whether more of a hunk follows its end: half of a change must not pass for the whole."""
+    if i < len(lines) and lines[i].startswith(("@@", "```", "diff ", "Index: ")):
+        return False
+    while i < len(lines) and not lines[i].startswith(("@@", "```")) and not _begins_file(lines, i):
+        if lines[i][:1] in ("+", "-") and lines[i] != "-- ":
+            return True
+        i += 1
+    return False
 
 
 def _add(body: list[tuple[str, str]], line: str) -> None:

@@ -59,7 +59,8 @@ def _judged(
         tree.copy(environment.code, work)
         applied = patch.apply(work, diff, environment.editable)
         if isinstance(applied, patch.PatchFailed):
-            return Outcome(State.PATCH_FAILED, reason=applied.reason)
+            state = State.TAMPERED if applied.refused else State.PATCH_FAILED
+            return Outcome(state, reason=applied.reason)
         if wrong := tree.violation(environment.code, work, environment.editable):
             return Outcome(State.TAMPERED, reason=wrong)
         source = (work / SETTINGS).read_text(errors="replace")

@@ -264,6 +264,19 @@ def test_a_misfit_says_which_hunk_and_what_is_near(tmp_path):
     assert "hunk 1 (line 4)" in reason and "line is 4: 'RATE = 0.1'" in reason
 
 
+def test_a_hunk_that_a_line_without_its_sign_cuts_in_two_is_not_applied_by_half(tmp_path):
+    tree(tmp_path, train_py=TRAIN)
+    diff = (
+        "--- a/train.py\n+++ b/train.py\n@@ -1,9 +1,9 @@\n import os\n \n-STEPS = 100\n+STEPS = 9\n"
+    )
+    diff += "RATE = 0.1\n \n \n-def train(draw):\n+def train(draws):\n"
+    assert "'RATE = 0.1' begins with neither" in failed(tmp_path, diff).reason
+    diff = diff.replace("\nRATE", "\n RATE")
+    applied(tmp_path, diff + "\nThis is better.\n")
+    wanted = TRAIN.replace("STEPS = 100", "STEPS = 9").replace("train(draw)", "train(draws)", 1)
+    assert contents(tmp_path) == {"train.py": wanted}
+
+
 def test_search_replace_blocks(tmp_path):
     tree(tmp_path, train_py=TRAIN)
     reply = """Two changes.
