@@ -12,7 +12,7 @@ from research_env.researcher.interface import Proposal
 from sbp_jax.errors import UserError
 
 REPAIRABLE = (State.PATCH_FAILED, State.CRASHED, State.OUT_OF_MEMORY, State.INVALID_METRIC)
-_HOPELESS = 8  # runs in a row that failed for the harness's reasons: it needs mending
+_HOPELESS = 8  # runs in a row, or two of every slot, that the harness failed: it needs mending
 _PRINTED = 4000  # characters of a failed run's log, for its repair
 
 
@@ -22,24 +22,34 @@ class Attempts:
     """
 
     def __init__(
-        self, bank: Bank, desk: Desk, plan: Plan, workdir: Path, concluded: Callable[[Idea], None]
+        self,
+        bank: Bank,
+        desk: Desk,
+        plan: Plan,
+        slots: int,
+        workdir: Path,
+        concluded: Callable[[Idea], None],
     ):
         self._bank, self._desk, self._plan = bank, desk, plan
-        self._workdir, self._concluded = workdir, concluded
+        self._slots, self._workdir, self._concluded = slots, workdir, concluded
         self.draining = False  # begin no repair
         self._hopeless = 0
 
     def ended(self, run: Run) -> None:
         self._hopeless = self._hopeless + 1 if run.state == State.INFRASTRUCTURE else 0
-        if run.split == SEARCH:
-            self.settle(run.idea)
-        else:
-            self._retry(run)
-        if self._hopeless >= _HOPELESS:
+        self.follow(run)
+        if self._hopeless >= max(_HOPELESS, 2 * self._slots):
             raise UserError(
                 f"{self._hopeless} runs in a row failed for reasons of the harness, the last one: "
                 f"{run.reason}; mend that and give the same command again"
             )
+
+    def follow(self, run: Run) -> None:
+        """One that ended before this start: many at once were lost with their machine, perhaps."""
+        if run.split == SEARCH:
+            self.settle(run.idea)
+        else:
+            self._retry(run)
 
     def settle(self, number: int) -> None:
         """An idea, if its runs on the search split have ended."""

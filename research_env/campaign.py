@@ -41,7 +41,7 @@ class Campaign:
         self.bank, self.environment, self.scheduler = bank, environment, scheduler
         self._desk, self._strategy, self.plan, self._told = desk, strategy, plan, told
         workdir = scheduler.runs_dir.parent
-        self._attempts = Attempts(bank, desk, plan, workdir, self._concluded)
+        self._attempts = Attempts(bank, desk, plan, scheduler.slots, workdir, self._concluded)
         self._purse_is_empty = False
         self._want: Want | None = None
         self._since, self._spent = time.monotonic(), float(bank.get("spent_seconds", 0.0))
@@ -73,7 +73,7 @@ class Campaign:
         for idea in self.bank.ended():
             self._strategy.told(idea)
         for run in self.scheduler.adopt():
-            self._attempts.ended(run)
+            self._attempts.follow(run)
         for state in (QUEUED, RUNNING):
             for idea in self.bank.ideas(state):
                 self._attempts.settle(idea.id)

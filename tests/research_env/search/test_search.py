@@ -168,7 +168,7 @@ def test_a_run_that_the_harness_failed_is_tried_again_and_the_idea_not_blamed(tm
     text = (folder / "env.toml").read_text().replace("NOISE = 0.01", 'NOISE = "unreadable"')
     (folder / "env.toml").write_text(text)
     with pytest.raises(UserError, match="in a row failed for reasons of the harness, .*ValueError"):
-        searched(tmp_path / "w", env=str(folder))
+        searched(tmp_path / "w", env=str(folder), slots=2)
     with Bank(tmp_path / "w" / "ideas.db") as bank:
         failed = [run for run in bank.runs(0) if run.state == "infrastructure"]
         assert len(failed) >= 8
