@@ -210,9 +210,12 @@ class Bank:
         return done.lastrowid if done.rowcount else None
 
     def claim(self, splits: tuple[str, ...] = (SEARCH, SELECTION, FINAL)) -> Run | None:
-        """The next in the queue, from now on `running`."""
+        """The next in the queue, from now on `running`: earlier ideas first, with what is tried
+        again of them; on the splits that confirm, in the order of the queue.
+        """
         marks = ",".join("?" * len(splits))
-        where = f"WHERE state=? AND split IN ({marks}) ORDER BY idea, id LIMIT 1"
+        order = f"CASE split WHEN '{SEARCH}' THEN idea ELSE 0 END, id"
+        where = f"WHERE state=? AND split IN ({marks}) ORDER BY {order} LIMIT 1"
         with self.at_once():
             queued = self._runs(where, QUEUED, *splits)
             if not queued:

@@ -238,9 +238,16 @@ class Campaign:
             self.bank.enqueue(idea, split, seed_of(self.plan.seed, idea, split, index))
 
     def _enqueue_again(self, split: str, ideas: list[int]) -> None:
-        runs = confirm.wanted(self.environment, split, len(ideas))
+        """Taking turns, evenly spread, so that a machine that gets slower or faster meanwhile does
+        so for all alike: else who runs later would be compared with another machine's baseline.
+        """
+        wanted = confirm.wanted(self.environment, split, len(ideas))
+        turns = []
         for number in [0, *ideas] if ideas else []:
-            self._enqueue(number, split, runs[number == 0])
+            runs = wanted[number == 0]
+            turns += [((index + 0.5) / runs, number, index) for index in range(runs)]
+        for _, number, index in sorted(turns):
+            self.bank.enqueue(number, split, seed_of(self.plan.seed, number, split, index))
 
     def _seeds(self, split: str) -> int:
         return self.environment.seeds[split]

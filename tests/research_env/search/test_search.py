@@ -68,6 +68,12 @@ def test_an_improvement_is_confirmed_on_fresh_seeds_and_two_other_splits(tmp_pat
         assert [len(s) for s in seeds] == [1, 5, 5]
         assert len(set.union(*seeds)) == 11
         assert len(bank.runs(0, FINAL)) == 5
+        # In turns, so that a machine that changes its pace does so for both.
+        for split, ideas in ((SELECTION, bank.get("finalists")), (FINAL, [3])):
+            runs = sorted(run for number in [0, *ideas] for run in bank.runs(number, split))
+            started = [run.idea for run in sorted(runs, key=lambda run: run.started)]
+            assert started[: len(ideas) + 1] == [0, *sorted(ideas)]
+            assert started[-1] != 0
         assert not bank.runs(1, FINAL)
     printed = capsys.readouterr().out
     assert "idea 3: better by 0." in printed
