@@ -5,6 +5,7 @@ Phases: `search` (the baseline's runs, then ideas, each taking the first free sl
 the baseline on a third), `done`. No state is kept here that a killed process would lose.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -103,16 +104,25 @@ class Campaign:
         self.bank.set("spent_seconds", self.spent_seconds)
 
     def time_left(self) -> float:
-        """For new ideas: what the cap leaves when the confirmation is set aside."""
-        if not self.plan.max_hours:
-            return float("inf")
-        return self.plan.max_hours * 3600 - self.spent_seconds - self.confirmation_seconds()
+        """For new ideas: what the cap leaves when confirming one of them is set aside."""
+        return self._cap_left() - self.confirmation_seconds(1)
 
-    def confirmation_seconds(self) -> float:
+    def _cap_left(self) -> float:
+        return self.plan.max_hours * 3600 - self.spent_seconds if self.plan.max_hours else math.inf
+
+    def _most_finalists(self) -> int:
+        """As many as there is time for, whatever their scores; one at least."""
+        fits = [n for n in range(1, self.plan.top + 1) if self._fits(n)]
+        return max(fits, default=1)
+
+    def _fits(self, finalists: int) -> bool:
+        return self.confirmation_seconds(finalists) <= self._cap_left()
+
+    def confirmation_seconds(self, finalists: int = 0) -> float:
         """How long selection and final will take, judged by the runs so far, with a tenth more."""
         each = self.bank.usual_seconds()
         waves = 0
-        for split, tested in ((SELECTION, self.plan.top), (FINAL, 1)):
+        for split, tested in ((SELECTION, finalists or self.plan.top), (FINAL, 1)):
             runs = confirm.wanted(self.environment, split, tested)
             waves += -(-(runs[True] + tested * runs[False]) // self.scheduler.slots)
         return 1.1 * waves * each
@@ -131,7 +141,7 @@ class Campaign:
                 self._ask()
             if self._search_goes_on():
                 return True
-            finalists = confirm.finalists(self.bank, self.plan.top)
+            finalists = confirm.finalists(self.bank, self._most_finalists())
             with self.bank.at_once():
                 self.bank.withdraw(SEARCH)  # for which there was no time
                 self._enqueue_again(SELECTION, finalists)

@@ -48,7 +48,15 @@ def verdict(bank: Bank, environment: Environment) -> dict[str, Any]:
         environment.seeds[FINAL],
     )
     found = decision.promoted is not None
-    said: dict[str, Any] = {"said": decision.words, "significant": found, "tried": tried}
+    words = decision.words
+    if not bank.get("finalists"):
+        ran = bank.count(State.OK)
+        words = (
+            f"none of the {ran} ideas that ran well was better than the baseline"
+            if ran
+            else "no idea ran to a score"
+        )
+    said: dict[str, Any] = {"said": words, "significant": found, "tried": tried}
     said["idea"] = decision.promoted
     if decision.final is not None:
         effect = decision.final.effect
