@@ -29,9 +29,9 @@ from scipy import stats
 from research_env.bank import SEARCH, Bank, Run
 from research_env.env import load
 from research_env.researcher.strategies import NAMES
+from research_env.running.settings import Settings
+from research_env.running.simulate import simulate
 from research_env.search import start
-from research_env.settings import Settings
-from research_env.simulate import simulate
 
 BASE = "best_of_n"  # what every strategy is compared with
 FEW = 16  # ideas of the shorter search

@@ -10,12 +10,13 @@ from mmap import PROT_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research_env import cheats, patch, significance, tree
+from research_env import cheats, significance, tree
+from research_env.cheats.targets import Targets
 from research_env.env import SPLITS, Environment, Stage, seed_of
 from research_env.outcome import Outcome, State
+from research_env.patching import patch
 from research_env.referee import judge
 from research_env.sandbox.protocol import SandboxFactory
-from research_env.targets import Targets
 
 _WINDOW = 64  # bytes of a label file
 _PATIENCE = 60.0  # seconds for an attack that is not about time

@@ -302,7 +302,7 @@ if __name__ == "__main__":
     # Defined here only, since every module of a search imports this one.
     from absl import flags
 
-    from research_env import listing
+    from research_env.running import listing
     from sbp_jax import cli
 
     STATE = flags.DEFINE_string("state", "", "Only ideas in this state.")

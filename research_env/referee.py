@@ -27,9 +27,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from research_env import patch, tree
+from research_env import tree
 from research_env.env import AIResearchEnv, Environment, Stage, seed_of
 from research_env.outcome import Outcome, State
+from research_env.patching import patch
 from research_env.sandbox.protocol import (
     Ended,
     Executed,

@@ -13,7 +13,7 @@ from pathlib import Path
 from research_env.bank import NAME, QUEUED, RUNNING, SEARCH, Bank
 from research_env.env import seed_of
 from research_env.resume import resume
-from research_env.signals import LOOK, searcher
+from research_env.running.signals import LOOK, searcher
 from sbp_jax import cli
 from sbp_jax.errors import UserError
 

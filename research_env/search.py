@@ -24,18 +24,18 @@ from pathlib import Path
 
 from absl import flags
 
-from research_env import confirm
-from research_env import settings as settings_lib
 from research_env.bank import NAME
-from research_env.campaign import DONE, Campaign
 from research_env.dashboard import report
-from research_env.desk import Desk
-from research_env.live import TICK_SECONDS, Live
 from research_env.researcher.interface import Researcher, Strategy
 from research_env.researcher.strategies import open_strategy
-from research_env.scheduler import Scheduler
-from research_env.settings import Settings
-from research_env.signals import Signals
+from research_env.running import confirm
+from research_env.running import settings as settings_lib
+from research_env.running.campaign import DONE, Campaign
+from research_env.running.desk import Desk
+from research_env.running.live import TICK_SECONDS, Live
+from research_env.running.scheduler import Scheduler
+from research_env.running.settings import Settings
+from research_env.running.signals import Signals
 
 ENGINES = ("mutator", "api", "vllm", "jax")
 STRATEGY = "evolution"

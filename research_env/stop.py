@@ -14,8 +14,8 @@ from pathlib import Path
 from absl import flags
 
 from research_env.bank import NAME, RUNNING, Bank
-from research_env.scheduler import RUNS, open_worker
-from research_env.signals import DRAIN, searcher
+from research_env.running.scheduler import RUNS, open_worker
+from research_env.running.signals import DRAIN, searcher
 from sbp_jax import cli
 
 NOW = flags.DEFINE_bool("now", False, "Do not wait for the runs that are under way.")

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from research_env import patch, tree
+from research_env import tree
 from research_env.env import Environment
+from research_env.patching import patch
 
 Files = Mapping[str, bytes]
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research_env import diff_text, hunks, merge, patch
-from research_env.patch import Applied, PatchFailed
+from research_env.patching import diff_text, hunks, merge, patch
+from research_env.patching.patch import Applied, PatchFailed
 
 ALL = ("**",)
 REAL = [Path(module.__file__ or "").read_text() for module in (patch, hunks, diff_text, merge)]

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from research_env import bank, settings
+from research_env import bank
 from research_env.dashboard import guard, snapshot
 from research_env.dashboard.live import Live
 from research_env.dashboard.server import Server
+from research_env.running import settings
 from sbp_jax.errors import UserError
 
 _spec = util.spec_from_file_location("searches", Path(__file__).with_name("conftest.py"))

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from research_env import env, patch
+from research_env import env
 from research_env.envs.nanogpt import prepare
+from research_env.patching import patch
 from sbp_jax.errors import UserError
 
 SHAPE = prepare.Shape(context=8, rows=10, vocabulary=256)

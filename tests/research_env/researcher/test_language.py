@@ -8,9 +8,10 @@ import threading
 
 import pytest
 
-from research_env import env, patch
+from research_env import env
 from research_env.bank import Bank
 from research_env.outcome import Outcome, State
+from research_env.patching import patch
 from research_env.researcher.interface import (
     BASELINE,
     EXPLOIT,

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from research_env.bank import QUEUED, RUNNING, SEARCH, Bank
+from research_env.running.settings import Settings
 from research_env.search import start
-from research_env.settings import Settings
 
 pytestmark = pytest.mark.multiprocess
 

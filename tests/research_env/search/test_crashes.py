@@ -12,7 +12,7 @@ import time
 import pytest
 
 from research_env.bank import QUEUED, RUNNING, SEARCH, Bank
-from research_env.scheduler import open_worker
+from research_env.running.scheduler import open_worker
 
 pytestmark = pytest.mark.multiprocess
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research_env.inventory import Inventory, Share
+from research_env.running.inventory import Inventory, Share
 from research_env.sandbox.protocol import Resource
 from sbp_jax.errors import UserError
 

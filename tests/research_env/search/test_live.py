@@ -3,9 +3,9 @@ import io
 import pytest
 
 from research_env.bank import SEARCH, Bank
-from research_env.live import Live
 from research_env.outcome import Outcome, State
 from research_env.researcher.interface import BASELINE, Proposal
+from research_env.running.live import Live
 
 
 class Terminal(io.StringIO):

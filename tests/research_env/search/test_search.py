@@ -8,8 +8,8 @@ from research_env.bank import FINAL, SEARCH, SELECTION, Bank
 from research_env.env import SHIPPED
 from research_env.researcher.interface import BudgetSpent, Proposal
 from research_env.researcher.mutator import unified
+from research_env.running.settings import Settings
 from research_env.search import start
-from research_env.settings import Settings
 from sbp_jax.errors import UserError
 
 CODE = (SHIPPED / "synthetic" / "code" / "settings.py").read_text()

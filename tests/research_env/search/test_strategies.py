@@ -8,7 +8,7 @@ from research_env.env import load
 from research_env.outcome import Outcome, State
 from research_env.researcher.interface import BASELINE, EXPLOIT, EXPLORE, FRESH, Proposal
 from research_env.researcher.strategies import NAMES, open_strategy
-from research_env.simulate import simulate
+from research_env.running.simulate import simulate
 from sbp_jax.errors import UserError
 
 

@@ -10,16 +10,16 @@ import random
 import time
 from collections.abc import Callable
 
-from research_env import confirm
-from research_env.attempts import Attempts
 from research_env.bank import FINAL, QUEUED, RUNNING, SEARCH, SELECTION, Bank, Duplicate, Idea
-from research_env.desk import Answer, Desk
 from research_env.env import Environment, seed_of
 from research_env.outcome import State
-from research_env.plan import Plan
 from research_env.researcher.interface import BASELINE, Proposal, Strategy, Want
 from research_env.researcher.niches import niche_of
-from research_env.scheduler import Scheduler
+from research_env.running import confirm
+from research_env.running.attempts import Attempts
+from research_env.running.desk import Answer, Desk
+from research_env.running.plan import Plan
+from research_env.running.scheduler import Scheduler
 from sbp_jax.errors import UserError
 
 DONE = "done"

@@ -1,6 +1,6 @@
 """Starts workers in milliseconds: a small process that has imported what they need, and forks.
 
-    python -m research_env.spawner FD ENV SIZE SANDBOX UNSAFE
+    python -m research_env.running.spawner FD ENV SIZE SANDBOX UNSAFE
 
 A worker belongs to nobody: it has a session of its own, holds the lock of its run's folder, and
 lives on when the search is killed. It is single-threaded, since only then is a fork safe; the
@@ -72,7 +72,7 @@ class Spawner:
 
 
 def main(descriptor: int, env: str, size: str, sandbox: str, unsafe: str) -> None:
-    from research_env import worker
+    from research_env.running import worker
 
     connection = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from research_env.bank import NAME, QUEUED, RUNNING, Bank, Idea
-from research_env.live import short
 from research_env.outcome import State
+from research_env.running.live import short
 from sbp_jax.errors import UserError
 
 STATES = (QUEUED, RUNNING, *(state.value for state in State))

@@ -9,17 +9,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from research_env import inline, patch
 from research_env import tree as trees
 from research_env.bank import NAME, Bank
-from research_env.campaign import DONE
 from research_env.env import Environment, load
-from research_env.inventory import Inventory, elsewhere, of_this_machine
-from research_env.plan import Plan
+from research_env.patching import patch
 from research_env.researcher.interface import Researcher
 from research_env.researcher.mutator import Mutator
+from research_env.running import inline
+from research_env.running.campaign import DONE
+from research_env.running.inventory import Inventory, elsewhere, of_this_machine
+from research_env.running.plan import Plan
+from research_env.running.scheduler import Task
 from research_env.sandbox import factory
-from research_env.scheduler import Task
 from sbp_jax import cli, files
 from sbp_jax.config import Experiment
 from sbp_jax.errors import UserError

@@ -34,7 +34,7 @@ def prepared(env: str, size: str, sandbox: str, unsafe: bool) -> Judge:
     """What all workers of a search share, once, in the process that they are forked from."""
     environment = load(env, size)
     if sandbox == INLINE:
-        from research_env import inline
+        from research_env.running import inline
 
         return inline.judge_of(environment)
     from research_env import referee

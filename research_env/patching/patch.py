@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from research_env import tree as trees
-from research_env.diff_text import Change, Unreadable, changes
-from research_env.hunks import Misfit, apply_hunks
-from research_env.merge import merge
+from research_env.patching.diff_text import Change, Unreadable, changes
+from research_env.patching.hunks import Misfit, apply_hunks
+from research_env.patching.merge import merge
 
 MOST_BYTES = 4 << 20  # of a diff, and of a file that it makes
 

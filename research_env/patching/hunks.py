@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher, get_close_matches
 
-from research_env.diff_text import Hunk
-from research_env.merge import merge
+from research_env.patching.diff_text import Hunk
+from research_env.patching.merge import merge
 
 TRIMMED = 2  # outermost lines of context that may be wrong, at each end
 DRIFT = 2  # lines that the file may have more, or less, within a hunk

@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TextIO
 
 from research_env.bank import FINAL, SEARCH, SELECTION, Bank, Idea
-from research_env.campaign import DONE, Campaign
 from research_env.outcome import State
+from research_env.running.campaign import DONE, Campaign
 
 TICK_SECONDS = 1.0
 FAILURES = frozenset(state.value for state in State) - {"ok"}

@@ -7,7 +7,6 @@ processes. What is reported is the true value, without noise, of the idea that s
 import random
 from typing import NamedTuple
 
-from research_env import inline
 from research_env.bank import SEARCH, Bank, Duplicate
 from research_env.env import Environment, seed_of
 from research_env.outcome import State
@@ -15,6 +14,7 @@ from research_env.researcher.interface import BASELINE, Proposal
 from research_env.researcher.mutator import Mutator
 from research_env.researcher.niches import niche_of
 from research_env.researcher.strategies import open_strategy
+from research_env.running import inline
 
 
 class Simulated(NamedTuple):

@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research_env import worker
 from research_env.bank import FINAL, RUNNING, SEARCH, SELECTION, Bank, Run
-from research_env.inventory import Inventory, Share
 from research_env.outcome import Outcome, State
+from research_env.running import worker
+from research_env.running.inventory import Inventory, Share
+from research_env.running.spawner import Spawner
 from research_env.sandbox.protocol import Resource
-from research_env.spawner import Spawner
 from sbp_jax import files
 
 RUNS = "runs"

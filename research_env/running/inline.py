@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from research_env import patch, tree
+from research_env import tree
 from research_env.env import SHIPPED, Environment
 from research_env.outcome import Outcome, State
+from research_env.patching import patch
 from sbp_jax.errors import UserError
 
 NAME = "synthetic"

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from research_env.bank import QUEUED, RUNNING, SEARCH, Bank, Idea, Run
-from research_env.desk import Desk
 from research_env.outcome import State
-from research_env.plan import Plan
 from research_env.researcher.interface import Proposal
+from research_env.running.desk import Desk
+from research_env.running.plan import Plan
 from sbp_jax.errors import UserError
 
 REPAIRABLE = (State.PATCH_FAILED, State.CRASHED, State.OUT_OF_MEMORY, State.INVALID_METRIC)

@@ -1,0 +1,1 @@
+"""A search while it runs: its queue, its workers, its decisions, its confirmation."""
