@@ -120,6 +120,12 @@ class Environment:
     def eval(self) -> Path:
         return self.folder / "eval"
 
+    @property
+    def smoke_pays(self) -> bool:
+        """Whether a run with a tiny budget, in front of each, is short beside the run."""
+        smoke = self.smoke
+        return smoke is not None and 2 * smoke.wall_seconds <= self.run.limits.wall_seconds
+
     def labels_of(self, split: str) -> Path | None:
         """What the harness alone may read of a split; a synthetic task may have no such folder."""
         found = self.labels / self.splits[split]

@@ -134,7 +134,7 @@ def task_of(settings: Settings, environment: Environment) -> tuple[Task, Invento
     run = environment.run
     stages = [s for s in (environment.prepare, environment.predict, environment.score) if s]
     walls = [run.limits.wall_seconds, *(stage.limits.wall_seconds for stage in stages)]
-    smoke = environment.smoke.wall_seconds if environment.smoke else 0.0
+    smoke = environment.smoke.wall_seconds if environment.smoke_pays and environment.smoke else 0.0
     sandbox = sandbox_of(settings, environment)
     if sandbox == INLINE:
         inline.judge_of(environment)  # what it or a sandbox cannot do shows now, in one line

@@ -44,7 +44,7 @@ def prepared(env: str, size: str, sandbox: str, unsafe: bool) -> Judge:
 
     def judge(job: Mapping[str, Any], folder: Path) -> Outcome:
         diff, split, seed = job["diff"], job["split"], job["seed"]
-        if job["smoke"] and environment.smoke:
+        if job["smoke"] and environment.smoke_pays:
             smoke = folder / "smoke"
             tried = referee.judge(environment, diff, split, seed, sandboxes, smoke, smoke=True)
             if tried.state is not State.OK:
