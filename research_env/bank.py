@@ -35,6 +35,7 @@ from research_env.rows import (
 from sbp_jax.errors import UserError
 
 NAME = "ideas.db"
+LOCK = "search.lock"  # beside it; the search that holds it writes its process in it
 _WAIT_SECONDS = 30  # for another writer, as `rerun` is beside a search
 
 

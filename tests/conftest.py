@@ -9,9 +9,12 @@ import os
 import signal
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+sys.path.append(str(Path(__file__).parent))  # for slurm, vllm_server
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share what any of them has compiled
     _compilation_cache = tempfile.TemporaryDirectory(prefix="sbp_jax-compiled-")

@@ -111,7 +111,7 @@ def _start(daemons: list[subprocess.Popen[bytes]], name: str, *arguments: str) -
 
 
 def _wait_for(condition, daemons: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while not condition():
         dead = [daemon.args for daemon in daemons if daemon.poll() is not None]
         if dead or time.monotonic() > end:

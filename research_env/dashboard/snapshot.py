@@ -23,7 +23,6 @@ from sbp_jax.reporting.wording import number
 
 OPEN = (bank.QUEUED, bank.RUNNING)
 STATES = (*OPEN, *(state.value for state in State))
-LOCK = "search.lock"  # the search writes its process in it
 ALL_AGAIN_SECONDS = 60.0
 TITLE, REASON, NAME = 160, 240, 60  # letters of a row's texts
 
@@ -99,7 +98,7 @@ def is_running(workdir: Path) -> bool | None:
     begins at that moment would find it taken.
     """
     try:
-        process = int((workdir / LOCK).read_text())
+        process = int((workdir / bank.LOCK).read_text())
         os.kill(process, 0)
     except (OSError, ValueError) as error:
         return False if isinstance(error, ProcessLookupError) else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research_env import tree as trees
-from research_env.bank import NAME, Bank
+from research_env.bank import LOCK, NAME, Bank
 from research_env.env import Environment, load
 from research_env.patching import patch
 from research_env.researcher.interface import Researcher
@@ -28,7 +28,6 @@ from sbp_jax.errors import UserError
 INLINE, BUBBLEWRAP, SUBPROCESS = "inline", "bubblewrap", "subprocess"
 CLUSTERS = ("slurm", "ray")
 MUTATOR = "mutator"
-LOCK = "search.lock"
 _CLUSTER_SLOTS = 16  # runs that wait for a cluster at a time
 _SLACK_SECONDS = 300.0  # of the harness itself, beside all limits of a run
 # Of what a bank was begun with, the same command may change all but these.

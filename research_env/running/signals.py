@@ -7,8 +7,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from research_env.bank import LOCK
 from research_env.running.scheduler import Scheduler
-from research_env.running.settings import LOCK
 from sbp_jax import files
 
 END = (signal.SIGINT, signal.SIGTERM)  # at once; runs go back into the queue

@@ -346,7 +346,7 @@ def command(*flags, **kwargs):
 
 def done(*flags):
     process = command(*flags)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=600)
     return process.returncode, output, errors
 
 

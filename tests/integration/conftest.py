@@ -63,7 +63,7 @@ class Running:
     def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path):
         self.process, self.out, self.err = process, out, err
 
-    def wait_for(self, happened: Callable[[], Any], timeout: float = 120) -> None:
+    def wait_for(self, happened: Callable[[], Any], timeout: float = 600) -> None:
         """Returns as soon as something happened; fails when the command ends before."""
         deadline = time.monotonic() + timeout
         while not happened():
@@ -74,7 +74,7 @@ class Running:
     def says(self, text: str) -> Callable[[], bool]:
         return lambda: text in self.err.read_text() + self.out.read_text()
 
-    def finish(self, timeout: float = 180) -> Finished:
+    def finish(self, timeout: float = 600) -> Finished:
         code = self.process.wait(timeout)
         return Finished(code, self.out.read_text(), self.err.read_text())
 

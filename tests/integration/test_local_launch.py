@@ -31,7 +31,7 @@ time.sleep(60)
 
 def launch(count: int, *command: str) -> subprocess.CompletedProcess[str]:
     argv = [str(LAUNCH), str(count), "--", *command]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=600)
 
 
 def is_running(pid: int) -> bool:
@@ -43,7 +43,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while alive := [pid for pid in pids if is_running(pid)]:
         assert time.monotonic() < deadline, f"still running: {alive}"
         time.sleep(0.05)
@@ -118,7 +118,7 @@ def test_a_signal_is_passed_on_once_and_all_are_waited_for(saving_pair, sent):
     process.send_signal(sent)
     time.sleep(0.2)
     process.send_signal(sent)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=600)
     expected = [f"[{i}] {line}" for i in range(2) for line in (f"asked by {sent.name}", "saved")]
     assert sorted(output.splitlines()) == expected
     assert process.returncode == 0
@@ -128,7 +128,7 @@ def test_a_signal_is_passed_on_once_and_all_are_waited_for(saving_pair, sent):
 def test_ctrl_c_in_a_terminal_lets_all_processes_save(saving_pair):
     process, pids = saving_pair
     os.killpg(process.pid, signal.SIGINT)  # a terminal signals the whole foreground group
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=600)
     assert output.count("saved") == 2
     assert process.returncode == 0
     wait_until_gone(pids)
@@ -136,6 +136,6 @@ def test_ctrl_c_in_a_terminal_lets_all_processes_save(saving_pair):
 
 @pytest.mark.parametrize("arguments", [[], ["2"], ["0", "--", "true"], ["two", "--", "true"]])
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments):
-    result = subprocess.run([str(LAUNCH), *arguments], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([str(LAUNCH), *arguments], capture_output=True, text=True, timeout=600)
     assert result.returncode == 2
     assert result.stderr == "usage: launch/local.sh N -- command...\n"

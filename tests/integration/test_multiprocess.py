@@ -239,7 +239,7 @@ def test_processes_that_a_cluster_starts_find_each_other(cluster):
         for index in range(2)
     ]
     try:
-        said = [process.communicate(timeout=90)[0].splitlines()[-1] for process in processes]
+        said = [process.communicate(timeout=600)[0].splitlines()[-1] for process in processes]
     finally:
         for process in processes:
             process.kill()

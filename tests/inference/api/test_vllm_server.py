@@ -1,41 +1,22 @@
 """The engine that asks servers, against vLLM's own server on a small model that we exported."""
 
-import argparse
-import contextlib
-import difflib
-import importlib.util
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import textwrap
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vllm_server import SOURCE, serving, small_run
 
-from sbp_jax.config import ApiConfig, DataConfig, Experiment, ModelConfig, to_json
-from sbp_jax.convert import to_hf
-from sbp_jax.data.tokenizer import train_tokenizer
+from sbp_jax.config import ApiConfig
 from sbp_jax.inference.api import Api
 from sbp_jax.inference.engine import Request, Sampling
 from sbp_jax.inference.sampler import Sampler
-from sbp_jax.model.transformer import param_shapes
-from sbp_jax.training.checkpoint import load_model, save_params
+from sbp_jax.training.checkpoint import load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 CONTEXT = 128
-SOURCE = "".join(Path(module.__file__).read_text() for module in (argparse, difflib, textwrap))
 PROMPTS = [SOURCE[i : i + 40] for i in range(0, 8 * 97, 97)]
 GREEDY = Sampling(max_tokens=24, temperature=0.0)
-CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 SCHEMA = {
     "type": "object",
     "properties": {"sure": {"type": "boolean"}, "kind": {"enum": ["a", "b"]}},
@@ -46,86 +27,27 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("api") / "run"
-    texts = [SOURCE[i : i + 1000] for i in range(0, len(SOURCE), 1000)]
-    tokenizer = train_tokenizer(texts, 500, folder / "tokenizer")
-    model = ModelConfig(
-        num_layers=2,
-        d_model=64,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=32,
-        d_ff=96,
-        vocab_size=tokenizer.vocab_size,
-    )
     random = np.random.default_rng(0)
 
-    def draw(path, leaf):
-        if path[-1].key.endswith("norm"):
+    def draw(tokenizer, name, leaf):
+        if name.endswith("norm"):
             value = random.uniform(0.3, 2.0, leaf.shape)
         else:
-            value = random.normal(size=leaf.shape) * (0.3 if path[-1].key == "embed" else 0.2)
-        if path[-1].key == "embed":  # bytes of broken UTF-8, of which vLLM makes other texts
+            value = random.normal(size=leaf.shape) * (0.3 if name == "embed" else 0.2)
+        if name == "embed":  # bytes of broken UTF-8, of which vLLM makes other texts
             value[[i for i in range(500) if "\ufffd" in tokenizer.decode([i])]] *= 0.01
         return jnp.asarray(value, np.float32)
 
-    save_params(folder, jax.tree_util.tree_map_with_path(draw, param_shapes(model)))
-    experiment = Experiment(model=model, data=DataConfig(sequence_length=CONTEXT))
-    (folder / "config.json").write_text(to_json(experiment))
-    return folder
+    shape = {"num_layers": 2, "d_model": 64, "num_heads": 4, "num_kv_heads": 2}
+    folder = tmp_path_factory.mktemp("api") / "run"
+    return small_run(folder, CONTEXT, draw, head_dim=32, d_ff=96, **shape)
 
 
 @pytest.fixture(scope="module")
 def url(run):
-    """Where the server is. All its processes are one group, which ends with the tests."""
-    if not importlib.util.find_spec("vllm"):
-        pytest.skip("vllm is not installed")
-    folder = run.parent
-    to_hf(str(run), str(folder / "exported"))
-    (folder / "chat.jinja").write_text(CHAT_TEMPLATE)
-    # Where libtpu is installed, vLLM and the processes it starts take the machine for a TPU.
-    (folder / "hidden").mkdir()
-    (folder / "hidden" / "libtpu.py").write_text("raise ImportError")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {
-        "model": folder / "exported",
-        "served-model-name": "small",
-        "host": "127.0.0.1",
-        "port": port,
-        "dtype": "float32",
-        "max-model-len": CONTEXT,
-        "generation-config": "vllm",
-        "chat-template": folder / "chat.jinja",
-        "structured-outputs-config": json.dumps(
-            {"backend": "xgrammar", "disable_any_whitespace": True}
-        ),
-    }
-    flags = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(
-            # What `vllm serve` starts; that command itself fails in the CPU build, which is
-            # installed under another name than the one whose version it looks up.
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager", *flags],
-            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(folder / "hidden")},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        while True:
-            said = (folder / "log").read_text()[-3000:]
-            assert server.poll() is None, said
-            with contextlib.suppress(urllib.error.URLError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
-                break
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    structured = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
+    with serving(run, CONTEXT, "--structured-outputs-config", structured) as address:
+        yield address
 
 
 def answers(url, requests):

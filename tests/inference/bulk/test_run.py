@@ -147,7 +147,7 @@ def test_two_processes_at_once_divide_the_shards_and_ask_once(tmp_path, expected
     output, log = tmp_path / "out", tmp_path / "log"
     both = [start(output, 0.005, 3, log) for _ in range(2)]
     for process in both:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     assert hashes(output) == expected
     assert len(log.read_text().split()) == 120
@@ -167,7 +167,7 @@ def test_two_processes_on_one_shard_one_waits_and_takes_over_what_the_other_left
     assert len(log.read_text().split()) == asked
     first.kill()
     first.communicate()
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=600)
     assert second.returncode == 0, errors
     assert hashes(output) == hashes(tmp_path / "expected")
     assert len(set(log.read_text().split())) == 20 and len(log.read_text().split()) <= 20 + 5
@@ -370,7 +370,7 @@ def test_asking_errors_again_may_be_killed_and_shared(tmp_path, expected):
     assert engine.asked == [] and hashes(tmp_path / "copy") == first  # the journals alone decide
     both = [start(output, 0.005, 3, log, retry="yes") for _ in range(2)]
     for process in both:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     assert hashes(output) == expected
     asked = log.read_text().split()
@@ -473,7 +473,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(tmp_path, expected):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted; resume with the same command"
     assert "Traceback" not in errors

@@ -15,7 +15,6 @@ from research_env import bank
 from research_env.dashboard import guard, snapshot
 from research_env.dashboard.live import Live
 from research_env.dashboard.server import Server
-from research_env.running import settings
 from sbp_jax.errors import UserError
 
 _spec = util.spec_from_file_location("searches", Path(__file__).with_name("conftest.py"))
@@ -179,8 +178,7 @@ def test_another_search_in_the_same_place_is_shown_instead(small, search):
 
 
 def test_it_says_whether_a_search_is_running(small):
-    lock = small.workdir / snapshot.LOCK
-    assert snapshot.LOCK == settings.LOCK
+    lock = small.workdir / bank.LOCK
     gone = subprocess.Popen(["true"])
     gone.wait()
     with searches.served(small.workdir) as server:

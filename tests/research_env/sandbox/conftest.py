@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE), str(HERE.parents[1])]  # for sandbox_cases, slurm
+sys.path.append(str(HERE))  # for sandbox_cases
 
 pytest.register_assert_rewrite(
     "sandbox_programs", "cases_files", "cases_limits", "cases_program", "cases_reach"

@@ -58,7 +58,7 @@ def sleeping(marker):
 
 
 def wait_until(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

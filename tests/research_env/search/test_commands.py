@@ -19,7 +19,7 @@ pytestmark = pytest.mark.multiprocess
 
 def command(module, *arguments):
     program = [sys.executable, "-m", f"research_env.{module}", *map(str, arguments)]
-    return subprocess.run(program, capture_output=True, text=True, timeout=120)
+    return subprocess.run(program, capture_output=True, text=True, timeout=600)
 
 
 def begin(workdir):
@@ -28,7 +28,7 @@ def begin(workdir):
     program = [sys.executable, "-m", "research_env.search", *given]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     journal = workdir / "runs" / "begun.jsonl"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not journal.exists() or len(journal.read_text().splitlines()) < 14:
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -47,7 +47,7 @@ def done(tmp_path_factory):
 def test_stop_waits_for_the_runs_and_resume_goes_on_to_the_end(tmp_path):
     process = begin(tmp_path)
     stopped = command("stop", tmp_path)
-    assert (stopped.returncode, process.wait(timeout=60)) == (0, 0), stopped.stderr
+    assert (stopped.returncode, process.wait(timeout=600)) == (0, 0), stopped.stderr
     assert "stopped; python -m research_env.resume" in process.stdout.read()
     with Bank(tmp_path / "ideas.db") as bank:
         assert not bank.open_runs(RUNNING)
@@ -63,7 +63,7 @@ def test_stop_waits_for_the_runs_and_resume_goes_on_to_the_end(tmp_path):
 def test_stop_now_puts_the_runs_back_and_ends_those_of_a_killed_search_too(tmp_path):
     process = begin(tmp_path)
     assert command("stop", tmp_path, "--now").returncode == 0
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=600) == 130
     with Bank(tmp_path / "ideas.db") as bank:
         assert bank.open_runs(QUEUED)
         assert not bank.open_runs(RUNNING)
@@ -96,13 +96,13 @@ def test_a_search_that_is_going_on_takes_up_a_rerun(tmp_path):
     again = command("rerun", tmp_path, ended[0])
     assert "in the queue of the search that is going on" in again.stdout, again.stderr
     with Bank(tmp_path / "ideas.db") as bank:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while (run := bank.runs(ended[0], SEARCH)[-1]).finished is None:
             assert time.monotonic() < until
             time.sleep(0.05)
     assert (run.attempt, process.poll()) == (1, None)
     assert command("stop", tmp_path, "--now").returncode == 0
-    process.wait(timeout=60)
+    process.wait(timeout=600)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

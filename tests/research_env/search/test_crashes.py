@@ -27,7 +27,7 @@ def search(workdir, *more):
 
 def finished(workdir, *more):
     process = search(workdir, *more)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said
 
@@ -37,7 +37,7 @@ def begun(workdir):
     return [json.loads(line) for line in lines]
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=600):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
@@ -130,7 +130,7 @@ def test_a_run_whose_workers_die_each_time_ends_as_infrastructure(tmp_path):
             except ProcessLookupError:  # it was faster: another then
                 victim, dead = None, 0
         time.sleep(0.005)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     with Bank(tmp_path / "ideas.db") as bank:
         assert bank.idea(victim).state == "infrastructure"
@@ -142,7 +142,7 @@ def test_the_spawner_may_be_killed_too(tmp_path):
     wait_for(has_begun(tmp_path, 4))
     (spawner,) = children(process.pid)
     os.kill(spawner, signal.SIGKILL)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert_complete(tmp_path)
     assert max(collections.Counter(line["run"] for line in begun(tmp_path)).values()) == 1
@@ -153,7 +153,7 @@ def test_ctrl_c_and_sigterm_end_the_runs_and_lose_nothing(tmp_path, number):
     process = search(tmp_path)
     wait_for(has_begun(tmp_path, 12))
     process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert said.endswith("resume with the same command\n")
@@ -170,11 +170,11 @@ def test_two_searches_do_not_share_a_folder(tmp_path):
     process = search(tmp_path)
     wait_for(has_begun(tmp_path, 1))
     second = search(tmp_path)
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=600)
     assert second.returncode == 2
     assert "a search is going on there" in said
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    process.wait(timeout=600)
 
 
 def children(pid):
