@@ -8,8 +8,8 @@
 Every arm sees 1T tokens. Baseline: 50B, 20 times. SBP: 875B of those 50B (17.5 times) and 125B
 synthetic, once: a share of 0.125. Oracle: all of the 482B tokens that there are, 2.07 times.
 Expected, for the average of the paper's question answering: 55.35 (baseline), +0.84 (SBP), +1.73
-(oracle); SBP recovers 49% of the gain. The paper reports 59K TPU v5p hours; we compute 22,000 for
-each arm at 50% of the chip's peak (bench/plan_sbp.py). Nothing was run at this scale with this
+(oracle); SBP recovers 49% of the gain. The paper reports 59K TPU v5p hours; we compute 24,700 for
+each arm at 45% of the chip's peak (sbp_jax.plan). Nothing was run at this scale with this
 code.
 
 What is published and what is our choice: configs/200b_3b.py. Every stage as a command:

@@ -8,8 +8,8 @@
 Every arm sees 1T tokens. Baseline: 50B, 20 times. SBP: 750B of those 50B (15 times) and 250B
 synthetic, once: a share of 0.25. Oracle: all of the 482B tokens that there are, 2.07 times.
 Expected, for the average of the paper's question answering: 58.29 (baseline), +1.32 (SBP), +2.26
-(oracle); SBP recovers 58% of the gain. The paper reports 265K TPU v5p hours; we compute 47,000 for
-each arm at 50% of the chip's peak (bench/plan_sbp.py). Nothing was run at this scale with this
+(oracle); SBP recovers 58% of the gain. The paper reports 265K TPU v5p hours; we compute 52,500 for
+each arm at 45% of the chip's peak (sbp_jax.plan). Nothing was run at this scale with this
 code.
 
 Layers and widths are our reconstruction, 5.77B parameters without embeddings. What else is

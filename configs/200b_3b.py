@@ -14,8 +14,8 @@ docs/reproduction.md has every stage as a command, and what each costs.
 Every arm sees 200B tokens. Baseline: 10B, 20 times. SBP: 125B of those 10B (12.5 times) and 75B
 synthetic, once: a share of 0.375. Oracle: 200B, once. Expected, for the average of the paper's
 question answering: 47.66 (baseline), +2.32 (SBP), +5.54 (oracle); SBP recovers 42% of the gain. The
-paper reports 11K TPU v5p hours; we compute 4,500 for each arm at 50% of the chip's peak
-(bench/plan_sbp.py). Nothing was run at this scale with this code.
+paper reports 11K TPU v5p hours; we compute 4,900 for each arm at 45% of the chip's peak
+(sbp_jax.plan). Nothing was run at this scale with this code.
 
 The paper's: batch, context, schedule, rates, token counts, temperature 1, the embedder and its 1024
 dimensions. Not published, so ours: layers and widths (2.59B parameters without embeddings), Adam's

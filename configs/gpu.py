@@ -10,10 +10,14 @@ concepts. On your own text, have 20M tokens of 4,096 pieces or set train.tokens 
 have; without further documents there is no oracle. `:quick` is a tenth in documents and steps, for
 a first look.
 
-Nothing was measured on a GPU. Computed (`python bench/plan_sbp.py --config=configs/gpu.py`): 1.6e17
-model FLOPs an arm, 11 minutes at 25% of an H100's 989 TFLOP/s, 26 at 10%; the synthesizer's 150M
-kept tokens take 1.4 hours at 50,000 tokens a second drawn, of which 60% are kept: both are
-assumptions. With three arms, two to three hours. Expected, if the small runs' trend holds
+Nothing was measured on a GPU. Computed: 1.6e17 model FLOPs an arm, 11 minutes at 25% of an H100's
+989 TFLOP/s, 26 at 10%; the synthesizer's 150M kept tokens take 1.4 hours at 50,000 tokens a second
+drawn, of which 60% are kept: both are assumptions.
+
+    python -m sbp_jax.plan --config=configs/gpu.py --topology=h100:1 --mfu=0.25 \\
+        --draw_rate=50000 --kept=0.6 --document_tokens=65
+
+With three arms, two to three hours. Expected, if the small runs' trend holds
 (docs/lab_notebook.md): SBP ahead of plain repetition. What is known of where it wins is measured at
 smaller sizes.
 """

@@ -48,6 +48,7 @@ from sbp_jax import cli
 from sbp_jax.config import Experiment
 from sbp_jax.errors import UserError
 from sbp_jax.stage_programs import STAGES, StageProgram
+from sbp_jax.topology import parse
 from sbp_jax.tpu_program import Program, UnreadableProgram, read_program
 from sbp_jax.training import flops
 
@@ -165,17 +166,11 @@ def compile_and_read(program: StageProgram) -> tuple[Any, Program | None]:
 
 def describe_topology(topology: str, slices: int) -> list[Any]:
     """The devices of `v5p:8x8x8`, as the compiler knows them."""
-    match = re.fullmatch(
-        r"(v4|v5p|tpu7x):([1-9]\d*(?:x[1-9]\d*){2})|(v5e|v6e):([1-9]\d*x[1-9]\d*)", topology
-    )
-    if not match:
-        raise UserError(
-            f"--topology={topology}: write it as CHIP:TORUS: v4, v5p or tpu7x with three sizes, as "
-            "in v5p:8x8x8; v5e or v6e with two, as in v6e:16x16"
-        )
-    sizes = [int(size) for size in topology.split(":")[1].split("x")]
+    name, sizes = parsed = parse(topology)
+    if parsed.chip.sizes == 1:
+        raise UserError(f"--topology={topology}: TPUs alone can be compiled for from elsewhere")
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
-    if match[1] in ("v4", "v5p"):
+    if name in ("v4", "v5p"):
         # Without megacore each chip shows two devices; without the wrap-around links of a full
         # cube, all-gathers become all-reduces.
         options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}

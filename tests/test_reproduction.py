@@ -1,5 +1,5 @@
 """docs/reproduction.md: its shell runs, its commands are understood by their programs and resolve
-at every scale, its figures are those of the script that it names, and on something tiny its stages
+at every scale, its figures are those of the plan, and on something tiny its stages
 fit together.
 """
 
@@ -75,8 +75,6 @@ def run(main, needs=("config", "workdir"), arguments=()):
 cli.run, cli.use_huge_pages = run, lambda: None
 for line in open("asked.jsonl"):
     words = json.loads(line)
-    if words[0].startswith("bench/"):  # no program of flags: it is run by a test of its own
-        continue
     child = os.fork()
     if not child:
         what, sys.argv = sys.argv[1], words[1:] if words[0] == "-m" else words
@@ -134,7 +132,8 @@ def test_every_command_is_understood(scale, what, tmp_path):
     asked = shell(tmp_path, scale)
     modules = {words[1].removeprefix("sbp_jax.") for words in asked if words[0] == "-m"}
     assert modules == {
-        "aot", "train", "tokenize", "pair", "tune", "convert", "synthesize", "evaluate", "bootstrap"
+        "aot", "plan", "train", "tokenize", "pair", "tune", "convert", "synthesize", "evaluate",
+        "bootstrap",
     }  # fmt: skip
     corpora = {f.name: {*f.rglob("*.zst")} for f in (tmp_path / "data" / "dclm").iterdir()}
     sizes = {
@@ -148,39 +147,37 @@ def test_every_command_is_understood(scale, what, tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def test_the_figures_are_those_that_the_script_computes():
-    done = subprocess.run(
-        [sys.executable, "bench/plan_sbp.py"], cwd=ROOT, capture_output=True, text=True
-    )
+def plan(*flags):
+    command = [sys.executable, "-m", "sbp_jax.plan", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
-    assert len(lines) == 3 * 9
-    assert [line for line in lines if line not in PAGE] == []
+    return done.stdout
 
 
-def test_half_the_assumed_efficiency_is_twice_the_hours_and_a_price_is_the_readers():
-    def hours(*flags):
-        command = [sys.executable, "bench/plan_sbp.py", *flags]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        rows = re.findall(r"\| (\d\S*) (?:v5p|H100) \| (\S+) \|", done.stdout)
-        return [[float(x.replace(",", "")) for x in row] for row in rows]
-
-    whole, half = hours(), hours("--mfu=0.25", "--bandwidth=0.25", "--v5p_price=0", "--gpu_price=0")
-    assert len(whole) == 3 * 5
-    for (before, price), (after, free) in zip(whole, half, strict=True):
-        assert after == pytest.approx(2 * before, rel=0.02, abs=0.11)
-        assert price > 0 and free == 0
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_tables_are_those_that_the_plan_prints(scale):
+    (command, shown) = re.search(
+        rf"```bash\npython -m sbp_jax.plan (--config=configs/{scale}.py .*?)\n```\n\n(.*?)"
+        r"(?=\n\n```|\n\nStages follow)",
+        PAGE,
+        re.DOTALL,
+    ).groups()
+    printed = plan(*command.replace("\\\n", " ").split())
+    assert [line.rstrip() for line in printed.splitlines()] == shown.strip().splitlines()
 
 
 def test_the_gpu_configs_docstring_has_the_computed_figures():
-    command = [sys.executable, "bench/plan_sbp.py", "--config=configs/gpu.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    says = " ".join((ROOT / "configs" / "gpu.py").read_text().split())
-    flops = re.search(r": (\S+) FLOPs", done.stdout)[1].replace("+", "")
-    minutes = dict(re.findall(r"at (\d+%) of an H100's peak: (\d+) minutes", done.stdout))
-    hours = re.search(r"60% of those drawn.*: (\S+) hours", done.stdout)[1]
-    assert f"{flops} model FLOPs an arm, {minutes['25%']} minutes at 25%" in says
-    assert f"{minutes['10%']} at 10%" in says and f"take {hours} hours" in says
+    says = (ROOT / "configs" / "gpu.py").read_text()
+    command = re.search(r"python -m sbp_jax.plan (.*?)\n\n", says, re.DOTALL)[1]
+    planned = json.loads(plan(*command.replace("\\\\\n", " ").split(), "--json"))
+    stages = {stage["name"]: stage for stage in planned["stages"]}
+    arm, drawn = stages["training: sbp"], stages["synthesis"]
+    minutes = arm["seconds"] / 60
+    says = " ".join(says.split())
+    flops = f"{arm['flops']:.1e}".replace("+", "")
+    assert f"{flops} model FLOPs an arm, {minutes:.0f} minutes at 25%" in says
+    assert f"{2.5 * minutes:.0f} at 10%" in says and f"take {drawn['seconds'] / 3600:.1f} h" in says
+    assert "150M kept" in says and 0.6 * drawn["tokens"] == pytest.approx(150e6, rel=0.02)
 
 
 TINY = """
