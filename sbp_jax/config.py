@@ -91,7 +91,7 @@ class Source:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     input: str = (
-        "toyworld"  # toyworld, docstrings, file, folder, glob, hf:NAME, seqio:NAME, or a TokenStore
+        "toyworld"  # docstrings, addition, file, folder, glob, hf:NAME, seqio:NAME, a TokenStore
     )
     mixture: Mapping[str, Source] = dataclasses.field(
         default_factory=dict
@@ -359,6 +359,38 @@ class ResearchConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GrpoConfig:
+    """How a policy learns from the rewards of its texts (sbp_jax.grpo); what is not here is
+    `train`'s. A step draws texts and learns from all of them, in one update or several.
+    """
+
+    problems: str = "addition"  # to learn on: addition, or JSONL with a question and an answer
+    held_out: str = "addition"  # by which the policy is judged
+    prompt: str = "{question}"  # or a file of it
+    answer: str = "(.*)"  # regular expression of a whole text in the asked form; its group counts
+    steps: int = 100
+    prompts: int = 32  # a step
+    group: int = 8  # texts for each prompt, which are compared with each other
+    batch_size: int = 256  # texts an update
+    passes: int = 1  # over the texts of a step
+    max_tokens: int = 16  # of a text
+    temperature: float = 1.0
+    advantage: str = "std"  # reward less the group's mean, by its deviation; or mean: not divided
+    ddof: int = 1  # of the deviation: 1 divides by group - 1
+    epsilon: float = 1e-6  # added to it
+    loss: str = "clip"  # ratio times advantage, clipped; or ratio; or reinforce: log-probability
+    clip: float = 0.2
+    length: str = "tokens"  # all tokens weigh the same; or all texts; or constant: 1 / max_tokens
+    kl: float = 0.0  # weight of the divergence from the first weights, which are kept in memory
+    peak_lr: float = 1e-5  # constant after the warm-up
+    warmup: str = "0 steps"
+    weight_decay: float = 0.0
+    every_steps: int = 10  # the held-out problems, greedily
+    evaluated: int = 500  # of them, at most
+    kept_texts: int = 8  # of each step, with their rewards, in texts.jsonl
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One file describes a whole experiment; each stage reads its own section."""
 
@@ -384,6 +416,7 @@ class Experiment:
     entigraph: EntiGraphConfig = EntiGraphConfig()
     study: StudyConfig = StudyConfig()
     research: ResearchConfig = ResearchConfig()
+    grpo: GrpoConfig = GrpoConfig()
 
     @property
     def tokens_per_step(self) -> int:
@@ -411,6 +444,7 @@ def for_training(e: Experiment) -> Experiment:
         entigraph=default.entigraph,
         study=default.study,
         research=default.research,
+        grpo=default.grpo,
     )
 
 

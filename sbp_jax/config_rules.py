@@ -27,7 +27,8 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "quality.calibration quality.answer_tokens entigraph.window entigraph.entity_tokens "
         "entigraph.samples entigraph.max_tokens entigraph.judged study.passages "
         "study.passage_characters study.pretraining_tokens study.texts seeds rounds research.ideas "
-        "research.samples research.context_tokens research.answer_tokens",
+        "research.samples research.context_tokens research.answer_tokens grpo.steps grpo.prompts "
+        "grpo.batch_size grpo.passes grpo.max_tokens grpo.every_steps grpo.evaluated",
     ),
     (
         "at least 0",
@@ -40,17 +41,17 @@ _BOUNDS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "api.input_price api.output_price tuning.weight_decay tuning.final_lr "
         "entigraph.max_triples entigraph.tokens_per_document entigraph.temperature "
         "research.retries research.revisions research.temperature research.thinking_tokens "
-        "research.waits",
+        "research.waits grpo.kept_texts grpo.ddof grpo.epsilon grpo.kl grpo.weight_decay",
     ),
     (
         "above 0",
         lambda x: x > 0,
         "model.norm_eps model.rope_scaling model.rope_scaling_low model.rope_scaling_high "
         "optimizer.peak_lr optimizer.muon_lr optimizer.eps api.timeout_s tuning.peak_lr "
-        "study.passes study.pretraining_lr",
+        "study.passes study.pretraining_lr grpo.temperature grpo.clip grpo.peak_lr",
     ),
     ("above 1", lambda x: x > 1, "model.rope_theta train.spike_factor"),
-    ("at least 2", lambda x: x >= 2, "entigraph.max_entities"),
+    ("at least 2", lambda x: x >= 2, "entigraph.max_entities grpo.group"),
     (
         "at least 0 and below 1",
         lambda x: 0 <= x < 1,
@@ -108,6 +109,9 @@ def validate(e: "Experiment") -> None:
         ("pairing.orders", e.pairing.orders, ("neighbors", "both", "one")),
         ("api.protocol", e.api.protocol, ("openai", "anthropic")),
         ("research.thinking_style", e.research.thinking_style, ("plain", "think", "s1")),
+        ("grpo.advantage", e.grpo.advantage, ("std", "mean")),
+        ("grpo.loss", e.grpo.loss, ("clip", "ratio", "reinforce")),
+        ("grpo.length", e.grpo.length, ("tokens", "texts", "constant")),
         ("optimizer.name", o.name, ("adamw", "muon")),
         ("optimizer.schedule", o.schedule, ("cosine", "wsd", "constant")),
     ):

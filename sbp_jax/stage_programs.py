@@ -24,6 +24,8 @@ from sbp_jax.interop.huggingface import model_config_from_hf
 from sbp_jax.model import transformer
 from sbp_jax.model.cache import RUN
 from sbp_jax.pairing import hidden, ring
+from sbp_jax.reinforcement.policy import trace_update
+from sbp_jax.reinforcement.run import grpo_run
 from sbp_jax.synthesis.tuning import tuning_run
 from sbp_jax.training import flops
 from sbp_jax.training.preflight import check_split
@@ -68,6 +70,22 @@ def tune(experiment: Experiment, devices: Devices) -> Iterator[StageProgram]:
     stores = {"train": "pairs", "held_out": "pairs"}
     for program in pretrain(tuning_run(experiment, stores, "", ""), devices):
         yield program._replace(facts={"stage": "tune", **program.facts})
+
+
+def grpo(experiment: Experiment, devices: Devices) -> Iterator[StageProgram]:
+    """An update of `reinforcement.policy`; drawing is what `synthesize` runs."""
+    e = grpo_run(experiment, "weights")
+    mesh = parallel.make_mesh(e.mesh, devices)
+    check_split(e, mesh)
+    texts = e.train.batch_size / e.train.accumulate / mesh.size
+    yield StageProgram(
+        trace_update(e, mesh),
+        mesh,
+        flops.flops_per_token(e.model, e.data.sequence_length) * e.tokens_per_step,
+        {"stage": "grpo", "params": transformer.num_params(e.model), "texts_per_device": texts},
+        f"{texts:g} texts a device, remat {e.model.remat}",
+        "raise train.accumulate, lower model.remat",
+    )
 
 
 def synthesize(experiment: Experiment, devices: Devices) -> Iterator[StageProgram]:
@@ -133,6 +151,7 @@ def neighbors(experiment: Experiment, devices: Devices, documents: int) -> Itera
 STAGES: dict[str, Callable[..., Iterator[StageProgram]]] = {
     "pretrain": pretrain,
     "tune": tune,
+    "grpo": grpo,
     "synthesize": synthesize,
     "embed": embed,
     "neighbors": neighbors,

@@ -63,12 +63,13 @@ def open_corpus(spec: str, experiment: Experiment) -> Corpus:
 
     - toyworld, toyworld:held_out, toyworld:fresh: the embedded world
     - docstrings: of the installed Python packages
+    - addition: a hundred sums of two digits
     - a file, a folder (all readable files in it, recursively, but manifest.json), a glob
     - hf:NAME, hf:NAME:SPLIT, hf:NAME:CONFIG:SPLIT: a Hugging Face data set, streamed; NAME may be
       a local folder
     - seqio:TASK, seqio:package.module:TASK: a task or mixture; importing the module registers it
     """
-    from sbp_jax.data import sources, text_files  # which build on this module
+    from sbp_jax.data import addition, sources, text_files  # which build on this module
 
     kind, _, rest = spec.partition(":")
     if kind == "toyworld":
@@ -79,6 +80,8 @@ def open_corpus(spec: str, experiment: Experiment) -> Corpus:
         return toyworld.corpus(rest or "train", experiment.toyworld)
     if spec == "docstrings":
         return sources.docstrings()
+    if spec == "addition":
+        return addition.corpus()
     if kind == "hf":
         return sources.hugging_face(rest, experiment.data.text_field)
     if kind == "seqio":
@@ -93,7 +96,11 @@ def open_corpus(spec: str, experiment: Experiment) -> Corpus:
 def input_folder(spec: str) -> epath.Path | None:
     """The folder that `spec` names, unless it names something else."""
     kind, path = spec.partition(":")[0], epath.Path(spec)
-    return path if kind not in ("toyworld", "docstrings", "hf", "seqio") and path.is_dir() else None
+    return (
+        path
+        if kind not in ("toyworld", "docstrings", "addition", "hf", "seqio") and path.is_dir()
+        else None
+    )
 
 
 def refuse_inside(spec: str, output: epath.PathLike) -> None:

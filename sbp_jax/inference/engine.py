@@ -66,6 +66,7 @@ class Completion(NamedTuple):
     logprobs: tuple[float, ...] = ()  # one for each of the new tokens
     error: str = ""
     cost: float = 0.0  # in the currency of the price table
+    ended_by: int | None = None  # the id, where one ended it
 
 
 class Engine(Protocol):
@@ -206,4 +207,5 @@ def complete(
         new_tokens=len(tokens),
         tokens=tuple(kept),
         logprobs=tuple(logprobs[: len(tokens)]) if request.sampling.logprobs else (),
+        ended_by=tokens[-1] if by_id and not found else None,
     )

@@ -187,7 +187,7 @@ class Sampler:
         """Those whose prompts are of one class of lengths, as many as are read at one time."""
         by_length: dict[int, list[Text]] = {}
         for text in waiting:
-            by_length.setdefault(_length_class(len(text.prompt), self.max_length), []).append(text)
+            by_length.setdefault(length_class(len(text.prompt), self.max_length), []).append(text)
         for length, group in by_length.items():
             size = self._together(length)
             for start in range(0, len(group), size):
@@ -254,7 +254,7 @@ def _mesh(tensor: int = 1) -> Mesh:
     )
 
 
-def _length_class(length: int, longest: int) -> int:
+def length_class(length: int, longest: int) -> int:
     """The next of 16, 24, 32, 48, 64, 96, ... that is no shorter."""
     size = SHORTEST
     while size < length:

@@ -28,15 +28,6 @@ def cross_entropy(
     """
     if chunks == 1:
         return _sums(hidden, head, targets, weights, z_loss, logit_scale)
-    batch, length = targets.shape
-    if length % chunks:
-        raise ValueError(
-            f"model.loss_chunks={chunks} does not divide data.sequence_length={length}"
-        )
-
-    def strided(x: jax.Array) -> jax.Array:
-        # Position t goes to chunk t % chunks: where devices split the time, each chunk stays split.
-        return jnp.moveaxis(x.reshape(batch, length // chunks, chunks, *x.shape[2:]), 2, 0)
 
     def add(totals, chunk):
         chunk_hidden, chunk_targets, chunk_weights = chunk
@@ -46,18 +37,63 @@ def cross_entropy(
         return jax.tree.map(jnp.add, totals, sums), None
 
     zero = jnp.zeros((), jnp.float32)
-    totals, _ = jax.lax.scan(add, (zero, zero), tuple(map(strided, (hidden, targets, weights))))
+    parts = tuple(_strided(x, chunks) for x in (hidden, targets, weights))
+    totals, _ = jax.lax.scan(add, (zero, zero), parts)
     return totals
+
+
+def log_probabilities(
+    hidden: jax.Array,  # [B, T, D]
+    head: jax.Array,  # [D, V]
+    targets: jax.Array,  # [B, T]
+    *,
+    chunks: int,
+    logit_scale: float = 1.0,
+    temperature: float = 1.0,
+    vocab: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Of the targets, [B, T]: as they are drawn, at a temperature and of the first `vocab` ids
+    alone; and in the model's own distribution.
+    """
+
+    @jax.checkpoint
+    def of_chunk(chunk):
+        hidden, targets = chunk
+        logits = project(hidden, head) * logit_scale
+        label = _of_label(logits, targets)
+        drawn = jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits / temperature, -jnp.inf)
+        own = label - jax.nn.logsumexp(logits, axis=-1)
+        return label / temperature - jax.nn.logsumexp(drawn, axis=-1), own
+
+    if chunks == 1:
+        return of_chunk((hidden, targets))
+    found = jax.lax.map(of_chunk, (_strided(hidden, chunks), _strided(targets, chunks)))
+    drawn, own = (jnp.moveaxis(x, 0, 2).reshape(targets.shape) for x in found)
+    return drawn, own
+
+
+def _strided(x: jax.Array, chunks: int) -> jax.Array:
+    """Position t goes to chunk t % chunks: where devices split the time, each chunk stays split."""
+    batch, length = x.shape[:2]
+    if length % chunks:
+        raise ValueError(
+            f"model.loss_chunks={chunks} does not divide data.sequence_length={length}"
+        )
+    return jnp.moveaxis(x.reshape(batch, length // chunks, chunks, *x.shape[2:]), 2, 0)
 
 
 def _sums(hidden, head, targets, weights, z_loss, logit_scale):
     logits = project(hidden, head) * logit_scale
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    # Not a gather: the vocabulary may be split over devices, and a gather's gradient is a scatter.
-    is_label = jnp.arange(head.shape[1]) == targets[..., None]
-    label_logits = jnp.where(is_label, logits, 0).sum(-1)
     weights = weights.astype(jnp.float32)
-    return (weights * (log_z - label_logits)).sum(), z_loss * (weights * log_z**2).sum()
+    loss = (weights * (log_z - _of_label(logits, targets))).sum()
+    return loss, z_loss * (weights * log_z**2).sum()
+
+
+def _of_label(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    # Not a gather: the vocabulary may be split over devices, and a gather's gradient is a scatter.
+    is_label = jnp.arange(logits.shape[-1]) == targets[..., None]
+    return jnp.where(is_label, logits, 0).sum(-1)
 
 
 @jax.custom_vjp

@@ -74,7 +74,7 @@ def fit(
     profile = profile_range(t.profile_steps)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     stopping = tracing = False
-    with _stop_requests() as requested:
+    with stop_requests() as requested:
         for number in range(start + 1, end + 1):
             if profile and not tracing and profile[0] <= number <= profile[1]:
                 jax.profiler.start_trace(str(checkpoints.folder.parent / "profile"))
@@ -204,7 +204,7 @@ def _finite(value: float) -> float | None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests() -> Iterator[Callable[[], bool]]:
     """Within it, SIGTERM and Ctrl-C ask for a checkpoint and an orderly end; a second Ctrl-C ends
     at once.
     """

@@ -5,6 +5,7 @@ mesh and however the batch is accumulated.
 """
 
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -96,45 +97,48 @@ def loss_sums(
 
 def train_step(experiment: Experiment, state: TrainState, batch: Batch, stop: jax.Array):
     """One update. `stop` holds a flag for each device: if one process asks, all see it."""
-    t = experiment.train
     tokens = jnp.maximum(batch["weights"].sum(), 1.0)
 
-    def objective(params, part, keys):
-        ce, z = loss_sums(experiment, params, part, t.z_loss, keys)
+    def objective(params, part):
+        ce, z = loss_sums(experiment, params, part[0], experiment.train.z_loss, part[1])
         return (ce + z) / tokens, ce / tokens
 
     keys = _dropout_keys(experiment, state.step) if experiment.model.dropout else None
+    loss, gradient = accumulated(experiment, objective, state.params, (batch, keys))
+    state, metrics = updated(experiment, state, loss, gradient)
+    return state, {"loss": loss, **metrics, "stop": stop.max()}
+
+
+def accumulated(experiment: Experiment, objective: Callable, params: Any, batch: Any) -> Any:
+    """What the objective tells beside its value, and its gradient: sums over the batch's parts."""
     gradient = jax.value_and_grad(objective, has_aux=True)
-    if t.accumulate == 1:
-        (_, loss), grads = gradient(state.params, batch, keys)
-    else:
-        # Row r goes to part r % accumulate: a batch split over devices stays evenly split in each
-        # part.
-        parts = jax.tree.map(lambda x: _strided(x, t.accumulate), (batch, keys))
+    if experiment.train.accumulate == 1:
+        (_, told), grads = gradient(params, batch)
+        return told, grads
+    # Row r goes to part r % accumulate: a batch split over devices stays evenly split in each part.
+    parts = jax.tree.map(lambda x: _strided(x, experiment.train.accumulate), batch)
 
-        def add(total, part):
-            (_, loss), grads = gradient(state.params, *part)
-            return jax.tree.map(jnp.add, total, (loss, grads)), None
+    def add(total, part):
+        (_, told), grads = gradient(params, part)
+        return jax.tree.map(jnp.add, total, (told, grads)), None
 
-        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-        (loss, grads), _ = jax.lax.scan(add, zeros, parts)
+    _, told = jax.eval_shape(objective, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (told, params))
+    return jax.lax.scan(add, zeros, parts)[0]
 
-    norm = optax.tree.norm(grads)
+
+def updated(
+    experiment: Experiment, state: TrainState, loss: jax.Array, gradient: Any
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The state after an update, which is left out if loss or gradient are not finite."""
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     rate = learning_rate(experiment)(state.step)
-    params, optimizer = apply_gradient(experiment, state, grads, rate, finite)
+    params, optimizer = apply_gradient(experiment, state, gradient, rate, finite)
     bad = (~finite).astype(jnp.int32)
     skipped, in_a_row = state.skipped + bad, (state.skipped_in_a_row + bad) * bad
-    new_state = TrainState(state.step + 1, skipped, in_a_row, params, optimizer)
-    metrics = {
-        "loss": loss,
-        "grad_norm": norm,
-        "lr": rate,
-        "skipped": skipped,
-        "skipped_in_a_row": in_a_row,
-        "stop": stop.max(),
-    }
-    return new_state, metrics
+    metrics = {"grad_norm": norm, "lr": rate, "skipped": skipped, "skipped_in_a_row": in_a_row}
+    return TrainState(state.step + 1, skipped, in_a_row, params, optimizer), metrics
 
 
 def apply_gradient(

@@ -70,7 +70,7 @@ class Part:
     def answer(self, completion: Completion) -> None:
         assert self._journal is not None
         self._output.begin_change()
-        id, text, reason, prompt_tokens, new_tokens, _, _, error, cost = completion
+        id, text, reason, prompt_tokens, new_tokens, _, _, error, cost, _ = completion
         # The fields of an `Answer`; making one for each would slow a fast engine down.
         self._journal.append((id, text, reason, prompt_tokens, new_tokens, cost, error))
         self.unanswered.discard(id)

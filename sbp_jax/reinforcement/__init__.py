@@ -1,0 +1,1 @@
+"""A policy learns from the rewards of its own texts."""
