@@ -15,14 +15,14 @@ import pytest
 
 from sbp_jax.config import DataConfig, EngineConfig, Experiment, GrpoConfig, ModelConfig, to_json
 from sbp_jax.data import addition
-from sbp_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from sbp_jax.data.tokenizer import train_tokenizer
 from sbp_jax.errors import UserError
 from sbp_jax.inference.sampler import Sampler
 from sbp_jax.model import transformer
 from sbp_jax.reinforcement.problems import AnswerReward, Problem, read_problems
 from sbp_jax.reinforcement.rollouts import draw, rows
 from sbp_jax.reinforcement.run import grpo, grpo_run, of_step
-from sbp_jax.training.checkpoint import restore_params, save_params
+from sbp_jax.training.checkpoint import load_model, restore_params, save_params
 
 ROOT = Path(__file__).parents[2]
 MODEL = ModelConfig(
@@ -63,26 +63,18 @@ def digits(texts):
 
 
 def test_a_text_depends_on_its_number_and_not_on_what_is_drawn_beside_it(policy):
-    params, _ = restore_params(policy, transformer.param_shapes(MODEL), _anywhere())
-    tokenizer = load_tokenizer(str(policy / "tokenizer"))
+    _, params, tokenizer = load_model(policy)
+    sampler = Sampler(MODEL, params, tokenizer, max_length=32, batch_size=16)
     problems = read_problems("addition")[:5]
-    found = [
-        draw(
-            Sampler(MODEL, params, tokenizer, max_length=32, batch_size=size),
-            problems,
-            GRPO,
-            "{question}",
-            group=3,
-            temperature=1.0,
-            seed="0/1",
-        )
-        for size in (2, 16)
-    ]
-    assert found[0] == found[1]
-    assert [one.problem for one in found[0]] == [p for p in problems for _ in range(3)]
-    assert len({one.text for one in found[0]}) > 8
-    arrays = rows(found[0], 24)
-    for i, one in enumerate(found[0]):
+    few, found = (
+        draw(sampler, some, GRPO, "{question}", group=3, temperature=1.0, seed="0/1")
+        for some in (problems[:2], problems)
+    )
+    assert found[:6] == few
+    assert [one.problem for one in found] == [p for p in problems for _ in range(3)]
+    assert len({one.text for one in found}) > 8
+    arrays = rows(found, 24)
+    for i, one in enumerate(found):
         at = np.flatnonzero(arrays["drawn"][i])
         assert tuple(arrays["targets"][i, at]) == one.tokens
         assert len(at) == len(one.logprobs) and at[0] == len(one.prompt) - 1

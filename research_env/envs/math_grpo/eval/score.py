@@ -9,11 +9,14 @@ LABELS = Path(os.environ.get("LABELS", "/labels"))
 PREDICTIONS = Path(os.environ.get("PREDICTIONS", "/predictions"))
 
 right = [line.partition("=")[2] for line in (LABELS / "problems.txt").read_text().split()]
-path = PREDICTIONS / "answers.txt"
+path = PREDICTIONS / "answers.json"
 if not path.is_file() or path.is_symlink():
-    sys.exit("predictions/answers.txt is missing")
-given = path.read_bytes().decode(errors="replace").splitlines()
-if len(given) != len(right):
-    sys.exit(f"{len(given)} answers to {len(right)} problems")
+    sys.exit("predictions/answers.json is missing")
+try:
+    given = json.loads(path.read_bytes())
+except ValueError as error:
+    sys.exit(f"predictions/answers.json is no JSON: {error}")
+if not isinstance(given, list) or len(given) != len(right):
+    sys.exit(f"predictions/answers.json must be a list of {len(right)} answers")
 correct = sum(a == b for a, b in zip(given, right, strict=True))
 print(json.dumps({"score": correct / len(right), "problems": len(right)}))
