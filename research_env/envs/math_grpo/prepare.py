@@ -24,8 +24,8 @@ from sbp_jax import files
 HERE = Path(__file__).parent
 SPLITS = ("search", "selection", "final")
 ROWS = 1000  # problems of a split
-ENOUGH = 0.3  # right answers to problems that were not learnt, at temperature 1
-BATCH, RATE, MOST_STEPS, LOOK = 128, 2e-3, 6000, 50
+ENOUGH = 0.15  # right answers to problems that were not learnt, at temperature 1
+BATCH, RATE, MOST_STEPS, LOOK = 128, 1e-3, 6000, 10
 
 
 def main() -> None:
