@@ -4,9 +4,9 @@
     python -m sbp_jax.grpo --config=configs/grpo_laptop.py --init_from=runs/addition \\
         --workdir=runs/grpo
 
-The first is the supervised warm-up, an ordinary run of the trainer that is stopped early, at a fifth
-of the sums right. `:reinforce` is REINFORCE with the group's mean as its baseline, in place of the
-clipped ratio.
+The first is the supervised warm-up, an ordinary run of the trainer that is stopped early, when a
+fifth of the sums are right. `:reinforce` is REINFORCE with the group's mean as its baseline, in
+place of the clipped ratio.
 """
 
 from sbp_jax.config import arm_and_words, new_config
