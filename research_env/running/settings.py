@@ -138,6 +138,11 @@ def task_of(settings: Settings, environment: Environment) -> tuple[Task, Invento
     if sandbox == INLINE:
         inline.judge_of(environment)  # what it or a sandbox cannot do shows now, in one line
     else:
+        if sandbox == "ray" and not os.environ.get("RAY_ADDRESS"):
+            raise UserError(
+                "--sandbox=ray: RAY_ADDRESS is missing, and each run would start a Ray of its own; "
+                "begin a cluster with `ray start --head` and name its host:port"
+            )
         factory(sandbox, unsafe=settings.unsafe)
     task = Task(
         env=str(environment.folder),

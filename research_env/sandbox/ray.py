@@ -27,8 +27,11 @@ def connect() -> Any:
     except ImportError as error:
         raise UserError('the ray sandbox needs: pip install "sbp_jax[ray]"') from error
     if not ray.is_initialized():
-        if "RAY_ADDRESS" in os.environ:
-            ray.init(logging_level=logging.WARNING)
+        if address := os.environ.get("RAY_ADDRESS"):
+            try:
+                ray.init(logging_level=logging.WARNING)
+            except ConnectionError as error:
+                raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there") from error
         else:
             ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
     return ray

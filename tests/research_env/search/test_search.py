@@ -210,6 +210,7 @@ def test_a_folder_holds_one_search(tmp_path):
         ({"strategy": "magic"}, "no such strategy"),
         ({"env": "nowhere"}, "no such environment"),
         ({"env": "template", "sandbox": "inline"}, "has to be run; choose a --sandbox"),
+        ({"env": "template", "sandbox": "ray"}, "RAY_ADDRESS is missing"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(tmp_path, changes, says):
