@@ -37,7 +37,13 @@ def advantages(rewards: np.ndarray, grpo: GrpoConfig) -> np.ndarray:
     if grpo.advantage == "mean":
         return centred
     deviation = rewards.std(axis=1, ddof=grpo.ddof, keepdims=True)
-    return centred / (deviation + grpo.epsilon)
+    # Not by a deviation of 0: that of equal rewards need not be, for their mean is rounded.
+    return np.where(flat(rewards), 0.0, centred / (deviation + grpo.epsilon + flat(rewards)))
+
+
+def flat(rewards: np.ndarray) -> np.ndarray:
+    """Which groups [prompts, 1] have one reward for all their texts."""
+    return np.ptp(rewards, axis=1, keepdims=True) == 0
 
 
 def token_weights(drawn: np.ndarray, grpo: GrpoConfig) -> np.ndarray:

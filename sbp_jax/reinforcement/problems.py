@@ -29,7 +29,11 @@ def read_problems(spec: str) -> list[Problem]:
     if not path.is_file():
         raise UserError(f"{spec}: no such file; it is addition, or JSONL with question and answer")
     problems = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{spec}: not UTF-8 text: {error}") from error
+    for number, line in enumerate(text.split("\n"), 1):  # JSON's strings may hold other ends
         if not line.strip():
             continue
         try:
@@ -41,7 +45,7 @@ def read_problems(spec: str) -> list[Problem]:
                 f"{spec}: line {number} is no JSON object with a question and an answer"
             ) from error
         worked_out = isinstance(answer, str) and ("####" in answer or "\\boxed" in answer)
-        right = extract(answer) if worked_out else str(answer)
+        right = extract(answer) if worked_out else answer is not None and str(answer).strip()
         if not isinstance(question, str) or not question.strip() or not right:
             raise UserError(f"{spec}: line {number} has an empty question or answer")
         problems.append(Problem(question, right))

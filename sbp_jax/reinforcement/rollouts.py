@@ -19,6 +19,7 @@ class Rollout(NamedTuple):
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]  # with the id that ended it
     logprobs: tuple[float, ...]  # the sampler's, of each of them
+    cut: bool  # it would have gone on
 
 
 def draw(
@@ -64,6 +65,7 @@ def draw(
                 prompts[number // group],
                 (*completion.tokens, *ended),
                 completion.logprobs,
+                completion.finish_reason == "length",
             )
         )
     return rollouts

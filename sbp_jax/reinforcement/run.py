@@ -23,7 +23,7 @@ from sbp_jax.config_rules import validate
 from sbp_jax.data.tokenizer import load_tokenizer
 from sbp_jax.errors import UserError
 from sbp_jax.inference.sampler import Sampler, length_class
-from sbp_jax.reinforcement.policy import Learner
+from sbp_jax.reinforcement.policy import Learner, flat
 from sbp_jax.reinforcement.problems import AnswerReward, Problem, Reward, read_problems
 from sbp_jax.reinforcement.rollouts import Rollout, draw, rows
 from sbp_jax.train import finished, first_state, refuse_other_config
@@ -184,11 +184,11 @@ def _grpo(e: Experiment, workdir: epath.Path, reward: Reward) -> dict[str, Any]:
             line = {
                 "reward": float(rewards.mean()),
                 "best_of_group": float(grouped.max(axis=1).mean()),
-                "flat_groups": int((grouped.std(axis=1) == 0).sum()),  # nothing is learnt from them
+                "flat_groups": int(flat(grouped).sum()),  # nothing is learnt from them
                 "different_texts": len({(one.problem, one.text) for one in drawn}) / len(drawn),
                 "bad_rewards": bad,
                 "text_tokens": tokens / len(drawn),
-                "cut_texts": sum(len(one.tokens) == g.max_tokens for one in drawn) / len(drawn),
+                "cut_texts": sum(one.cut for one in drawn) / len(drawn),
                 **told,
                 "tokens": tokens,
                 "drawn_per_s": round(tokens / drawing, 1),
@@ -268,6 +268,8 @@ def summarize(e: Experiment, workdir: epath.Path, clock: Clock) -> dict[str, Any
 def _rewards(reward: Reward, drawn: Sequence[Rollout]) -> tuple[np.ndarray, int]:
     """One for each text; what is no finite number is none, and counted."""
     given = np.array(reward([(one.problem, one.text) for one in drawn]), np.float64)
+    if given.shape != (len(drawn),):
+        raise ValueError(f"a reward gave {given.size} values for {len(drawn)} texts")
     finite = np.isfinite(given)
     return np.where(finite, given, 0.0), int((~finite).sum())
 

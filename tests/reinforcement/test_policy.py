@@ -111,6 +111,8 @@ def test_advantages_are_of_the_group_alone(rewards, ddof):
         deviation = math.sqrt(sum((r - mean) ** 2 for r in group) / (4 - ddof))
         np.testing.assert_allclose(given_to, (group - mean) / (deviation + 1e-6), atol=1e-6)
     np.testing.assert_allclose(found.sum(axis=1), 0, atol=1e-6)
+    same = policy.advantages(np.full((2, 6), 0.1), GrpoConfig(epsilon=0.0, ddof=ddof))
+    np.testing.assert_array_equal(same, 0)
     plain = policy.advantages(rewards, GrpoConfig(advantage="mean"))
     np.testing.assert_allclose(plain, rewards - rewards.mean(1, keepdims=True))
 

@@ -115,14 +115,16 @@ def test_problems_of_a_file_and_what_is_wrong_with_one(tmp_path):
     lines = [
         {"question": "2+2?", "answer": "It is four. #### 4"},
         {"problem": "half?", "solution": r"We get $\boxed{\frac12}$."},
-        {"question": "3?", "answer": 3},
+        {"question": "3?\u2028", "answer": 3},
     ]
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    plainly = [json.dumps(line, ensure_ascii=False) for line in lines]
+    path.write_text("\n".join(plainly) + "\n\n", encoding="utf-8")
     assert [problem.answer for problem in read_problems(str(path))] == ["4", r"\frac12", "3"]
     for bad, said in (
         ("{", "line 4 is no JSON object"),
         ('{"question": "a"}', "line 4 is no JSON object with a question and an answer"),
         ('{"question": " ", "answer": "1"}', "line 4 has an empty question"),
+        ('{"question": "4?", "answer": null}', "line 4 has an empty question or answer"),
     ):
         path.write_text("\n".join([*map(json.dumps, lines), bad]))
         with pytest.raises(UserError, match=said):
